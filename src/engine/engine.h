@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// The contract of an engine: what runs a guest's processors. The machine knows nothing else of it.
+//
+// Life: create() -> one vcpu_create() per processor -> run() on that vCPU's own thread, again and again
+// -> vcpu_destroy() -> destroy(). The architectural state lives in struct x86_cpu, which the machine
+// owns; an engine that keeps a copy elsewhere (KVM) syncs it in get_state/set_state. While run() is not
+// executing, the machine may read the state after get_state() and change it before set_state().
+//
+// Threads: kick() and signal() may be called from any thread; everything else from the vCPU's thread,
+// or from the machine while no vCPU runs.
+#pragma once
+
+#include "base/error.h"
+#include "memory/memory.h"
+#include "x86/state.h"
+
+enum vm_exit_reason {
+    VM_EXIT_KICK,     // somebody called kick()
+    VM_EXIT_HALT,     // HLT or wait-for-SIPI with nothing to deliver: sleep until signal()
+    VM_EXIT_SHUTDOWN, // triple fault
+    VM_EXIT_BUDGET,   // max_instructions were retired
+    VM_EXIT_DEBUG,    // a debugger's breakpoint or step
+    VM_EXIT_ERROR,    // the engine cannot go on; `message` says why
+    VM_EXIT_REASONS
+};
+
+struct vm_exit {
+    enum vm_exit_reason reason;
+    const char *message; // VM_EXIT_ERROR: static string
+};
+
+struct engine;      // one per VM
+struct engine_vcpu; // one per processor
+
+struct engine_counter {
+    const char *name; // "instructions", "tlb_misses"; snake case, the same in --stats=json and docs
+    uint64_t value;
+};
+#define ENGINE_COUNTERS_MAX 64
+
+struct engine_ops {
+    const char *name;    // "interp"
+    const char *summary; // one line for `croft engines`
+    // Is it usable on this host? Fills `why` with one line either way.
+    bool (*usable)(char *why, size_t why_size);
+    struct engine *(*create)(struct memory *memory, struct error *err);
+    void (*destroy)(struct engine *engine);
+    // `cpu` is owned by the caller, reset or loaded, with platform and model set.
+    struct engine_vcpu *(*vcpu_create)(struct engine *engine, struct x86_cpu *cpu,
+                                       struct error *err);
+    void (*vcpu_destroy)(struct engine_vcpu *vcpu);
+    // Executes until there is a reason to stop. max_instructions 0: no limit; else stops precisely after
+    // that many instructions.
+    void (*run)(struct engine_vcpu *vcpu, uint64_t max_instructions, struct vm_exit *exit);
+    // Makes run() return VM_EXIT_KICK soon (within a block of code); stays pending until it did.
+    void (*kick)(struct engine_vcpu *vcpu);
+    // Posts X86_EVENT_ bits: an interrupt is deliverable, NMI, INIT, SIPI. Level-like: the engine asks
+    // the platform for the vector when it delivers.
+    void (*signal)(struct engine_vcpu *vcpu, uint32_t events);
+    void (*get_state)(struct engine_vcpu *vcpu); // engine's copy -> struct x86_cpu
+    void (*set_state)(struct engine_vcpu *vcpu); // struct x86_cpu -> engine's copy; flushes
+    // Adds this vCPU's counters; returns how many were written.
+    unsigned (*counters)(struct engine_vcpu *vcpu, struct engine_counter *out, unsigned max);
+};
+
+extern const struct engine_ops engine_interp;
+
+// All engines in the order `auto` prefers them, NULL-terminated.
+extern const struct engine_ops *const engines[];
+const struct engine_ops *engine_find(const char *name, struct error *err); // "auto" or a name
