@@ -4,7 +4,7 @@
 //
 //   static const struct state_field pit_fields[] = {
 //       STATE_FIELD(struct pit, latch),           // one scalar (u8..u64, bool, enum), any array of them
-//       STATE_STRUCT(struct pit, ch, channel_fields), // one nested struct, or an array of them
+//       STATE_STRUCT(struct pit, ch, struct pit_channel, channel_fields), // one nested struct, or an array of them
 //       STATE_TRANSIENT(struct pit, irq),         // wiring, timers, pointers: rebuilt, not saved
 //       STATE_END
 //   };
@@ -31,6 +31,7 @@ struct state_field {
     uint32_t size;  // of the whole field, in bytes
     uint32_t elem;  // of one element
     uint32_t align; // alignment of the field's type
+    bool is_bool;   // loaded as 0 or 1, whatever the byte says
     const struct state_field *sub;
 };
 
@@ -45,19 +46,20 @@ struct state_desc {
     void (*pre_save)(void *object);
 };
 
-#define STATE_COMMON_(T, f, k, e, s)                                                               \
+#define STATE_COMMON_(T, f, k, E, s)                                                               \
     {                                                                                              \
         .name = #f, .kind = (k), .offset = offsetof(T, f), .size = sizeof(((T *)0)->f),            \
-        .elem = (e), .align = _Alignof(__typeof__(((T *)0)->f)), .sub = (s)                        \
+        .elem = sizeof(E), .align = _Alignof(__typeof__(((T *)0)->f)),                             \
+        .is_bool = __builtin_types_compatible_p(E, bool), .sub = (s)                               \
     }
 // A scalar of 1, 2, 4 or 8 bytes.
-#define STATE_FIELD(T, f) STATE_COMMON_(T, f, STATE_KIND_SCALAR, sizeof(((T *)0)->f), NULL)
+#define STATE_FIELD(T, f) STATE_COMMON_(T, f, STATE_KIND_SCALAR, __typeof__(((T *)0)->f), NULL)
 // An array (of any rank) of scalars whose element type is `E`.
-#define STATE_ARRAY(T, f, E) STATE_COMMON_(T, f, STATE_KIND_SCALAR, sizeof(E), NULL)
+#define STATE_ARRAY(T, f, E) STATE_COMMON_(T, f, STATE_KIND_SCALAR, E, NULL)
 // A nested struct, or an array of them, of type `E`, described by the field list `sub`.
-#define STATE_STRUCT(T, f, E, sub) STATE_COMMON_(T, f, STATE_KIND_STRUCT, sizeof(E), sub)
+#define STATE_STRUCT(T, f, E, sub) STATE_COMMON_(T, f, STATE_KIND_STRUCT, E, sub)
 // Not saved.
-#define STATE_TRANSIENT(T, f) STATE_COMMON_(T, f, STATE_KIND_TRANSIENT, 0, NULL)
+#define STATE_TRANSIENT(T, f) STATE_COMMON_(T, f, STATE_KIND_TRANSIENT, char, NULL)
 #define STATE_END                                                                                  \
     {                                                                                              \
         .kind = STATE_KIND_END                                                                     \
