@@ -94,7 +94,7 @@ void memory_pio_write(struct memory *memory, uint16_t port, uint64_t value, unsi
 
 // Copies between the host and guest RAM/ROM (never device registers). False when any byte of the range
 // is not RAM (nothing is copied then) or the range wraps. Used by devices' DMA and by loaders.
-// memory_write honours dirty and code tracking; it does write ROM pages only if `memory_write_rom`.
+// memory_write honours dirty and code tracking
 bool memory_read(struct memory *memory, gpa_t gpa, void *data, uint64_t size);
 bool memory_write(struct memory *memory, gpa_t gpa, const void *data, uint64_t size);
 
