@@ -181,6 +181,16 @@ struct x86_cpu {
     uint8_t activity;   // enum x86_activity
     _Atomic uint32_t events;
     uint64_t icount; // instructions retired
+    // Where a software engine is inside a block of decoded code; not saved. While such a block runs,
+    // rip, insn_rip and icount may lag: the engine brings them up to date before it calls anything that
+    // looks at them (engine/interp/interp.h).
+    struct {
+        const void *insn;   // instruction whose fault needs insn_rip computed, or NULL
+        const void *first;  // first instruction that icount does not yet hold
+        uint64_t rip;       // of the block
+        uint64_t zero;      // always 0: the "no register" of address computation
+        uint32_t attention; // set when the next block boundary must look at everything
+    } soft;
 
     // --- vector and floating point ---
     union x86_vec vec[16];
