@@ -229,6 +229,7 @@ struct x86_cpu {
     const struct x86_cpu_model *model;
     struct interp *interp;
     void *engine_vcpu; // identity of this vCPU for memory_page_stored()
+    uint8_t fpu_resident; // X86_FPU_ bits: what lives in the host's registers (fpu.h)
 };
 
 extern const struct state_desc x86_cpu_state; // state.c

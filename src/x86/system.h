@@ -119,6 +119,7 @@ uint64_t x86_rdtsc(struct x86_cpu *cpu); // value as the guest sees it, no privi
 void x86_cpuid(struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 
 // --- FPU state and XSAVE family (xsave.c) ---------------------------------------------------------------
+// Whoever touches cpu->x87 or cpu->mxcsr calls x86_fpu_sync(cpu) (x86/fpu.h) first.
 void x86_fninit(struct x86_cpu *cpu);
 void x86_fxsave(struct x86_cpu *cpu, unsigned seg, uint64_t off, bool rexw);
 void x86_fxrstor(struct x86_cpu *cpu, unsigned seg, uint64_t off, bool rexw);
