@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "machine/boot.h"
+#include "machine/layout.h"
+#include "x86/system.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+// A kernel or initrd larger than this cannot be placed below 4 GiB anyway.
+#define FILE_MAX_SIZE GIB(3)
+
+int boot_file_read(struct boot_file *file, const char *path, const char *what, struct error *err)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+    *file = (struct boot_file){.path = path};
+    if (fd < 0)
+        return error_set(err, ERROR_INPUT, "%s '%s': %s; check the path", what, path,
+                         strerror(errno));
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+        close(fd);
+        return error_set(err, ERROR_INPUT, "%s '%s' is not a regular file", what, path);
+    }
+    if (st.st_size == 0 || (uint64_t)st.st_size > FILE_MAX_SIZE) {
+        close(fd);
+        return error_set(err, ERROR_INPUT, "%s '%s' is %s", what, path,
+                         st.st_size == 0 ? "empty" : "too large (more than 3 GiB)");
+    }
+    file->size = (uint64_t)st.st_size;
+    file->data = malloc(file->size);
+    if (!file->data) {
+        close(fd);
+        return error_set(err, ERROR_HOST, "out of memory for %s '%s'", what, path);
+    }
+    for (uint64_t done = 0; done < file->size;) {
+        ssize_t n = read(fd, file->data + done, file->size - done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            error_set(err, ERROR_INPUT, "%s '%s': %s", what, path,
+                      n < 0 ? strerror(errno) : "the file became shorter while it was read");
+            close(fd);
+            boot_file_free(file);
+            return -1;
+        }
+        done += (uint64_t)n;
+    }
+    close(fd);
+    return 0;
+}
+
+void boot_file_free(struct boot_file *file)
+{
+    free(file->data);
+    file->data = NULL;
+}
+
+unsigned boot_e820_map(uint64_t memory_size, struct boot_e820 map[BOOT_E820_MAX])
+{
+    unsigned n = 0;
+    uint64_t below = memory_size < LAYOUT_PCI32 ? memory_size : LAYOUT_PCI32;
+
+    map[n++] = (struct boot_e820){0, LAYOUT_EBDA, BOOT_E820_RAM};
+    map[n++] = (struct boot_e820){LAYOUT_EBDA, LAYOUT_LOW_END - LAYOUT_EBDA, BOOT_E820_RESERVED};
+    map[n++] = (struct boot_e820){LAYOUT_TABLES, LAYOUT_HIGH_RAM - LAYOUT_TABLES, BOOT_E820_RESERVED};
+    map[n++] = (struct boot_e820){LAYOUT_HIGH_RAM, below - LAYOUT_HIGH_RAM, BOOT_E820_RAM};
+    if (memory_size > below)
+        map[n++] = (struct boot_e820){LAYOUT_4G, memory_size - below, BOOT_E820_RAM};
+    return n;
+}
+
+int boot_load_initrd(struct memory *memory, const struct boot_config *config, uint64_t kernel_end,
+                     uint64_t limit, gpa_t *gpa, uint64_t *size, struct error *err)
+{
+    struct boot_file file;
+    uint64_t top = config->memory_size < LAYOUT_PCI32 ? config->memory_size : LAYOUT_PCI32;
+
+    *gpa = *size = 0;
+    if (!config->initrd)
+        return 0;
+    if (boot_file_read(&file, config->initrd, "initrd", err))
+        return -1;
+    if (top > limit)
+        top = limit;
+    uint64_t whole = (file.size + PAGE_OFFSET_MASK) & PAGE_MASK;
+    if (top < whole || ((top - whole) & PAGE_MASK) < kernel_end) {
+        error_set(err, ERROR_INPUT,
+                  "initrd '%s' (%llu MiB) does not fit beside the kernel into %llu MiB of memory; "
+                  "use a larger --memory",
+                  config->initrd, (unsigned long long)(file.size >> 20),
+                  (unsigned long long)(config->memory_size >> 20));
+        boot_file_free(&file);
+        return -1;
+    }
+    *gpa = (top - whole) & PAGE_MASK;
+    *size = file.size;
+    bool ok = memory_write(memory, *gpa, file.data, file.size);
+    boot_file_free(&file);
+    return ok ? 0 : error_set(err, ERROR_INPUT, "initrd '%s' does not fit", config->initrd);
+}
+
+int boot_load_cmdline(struct memory *memory, const struct boot_config *config, uint64_t max,
+                      struct error *err)
+{
+    uint64_t length = strlen(config->cmdline);
+    if (length > max || length >= LAYOUT_BOOT_CMDLINE_MAX)
+        return error_set(err, ERROR_USAGE,
+                         "--append: the command line has %llu characters, this kernel takes %llu",
+                         (unsigned long long)length, (unsigned long long)max);
+    memory_write(memory, LAYOUT_BOOT_CMDLINE, config->cmdline, length + 1);
+    return 0;
+}
+
+int boot_load(struct memory *memory, const struct boot_config *config, struct boot_entry *entry,
+              struct error *err)
+{
+    struct boot_file file;
+    int result;
+
+    if (boot_file_read(&file, config->kernel, "kernel", err))
+        return -1;
+    if (file.size >= 4 && memcmp(file.data, "\177ELF", 4) == 0)
+        result = boot_pvh_load(memory, config, &file, entry, err);
+    else
+        result = boot_linux_load(memory, config, &file, entry, err);
+    boot_file_free(&file);
+    return result;
+}
+
+// --- entry state ---------------------------------------------------------------------------------------
+
+#define SEL_CS 0x10 // __BOOT_CS
+#define SEL_DS 0x18 // __BOOT_DS
+#define SEL_TR 0x20
+
+static uint64_t descriptor(uint32_t limit_pages, uint16_t access)
+{
+    return (uint64_t)(limit_pages & 0xffff) | (uint64_t)(access & 0xff) << 40 |
+           (uint64_t)(limit_pages >> 16 & 0xf) << 48 | (uint64_t)(access >> 12 & 0xf) << 52;
+}
+
+static void set_segment(struct x86_cpu *cpu, struct x86_seg *seg, uint16_t sel, uint16_t access)
+{
+    *seg = (struct x86_seg){.sel = sel, .attr = access, .limit = 0xffffffff};
+}
+
+void boot_entry_apply(const struct boot_entry *entry, struct x86_cpu *cpu)
+{
+    struct memory *memory = cpu->platform->memory;
+    bool long64 = entry->mode == BOOT_ENTRY_LONG64;
+    uint16_t cs_access = long64 ? 0xa09b : 0xc09b, ds_access = 0xc093;
+    uint64_t gdt[5] = {0, 0, descriptor(0xfffff, cs_access), descriptor(0xfffff, ds_access),
+                       descriptor(0, 0x008b)};
+
+    memory_write(memory, LAYOUT_BOOT_GDT, gdt, sizeof(gdt));
+    cpu->gdtr = (struct x86_table){.base = LAYOUT_BOOT_GDT, .limit = sizeof(gdt) - 1};
+    cpu->idtr = (struct x86_table){0};
+    set_segment(cpu, &cpu->seg[X86_CS], SEL_CS, cs_access);
+    for (unsigned seg = X86_ES; seg < X86_SEG_COUNT; seg++)
+        if (seg != X86_CS)
+            set_segment(cpu, &cpu->seg[seg], SEL_DS, ds_access);
+    cpu->tr = (struct x86_seg){.sel = SEL_TR, .attr = 0x008b, .limit = 0x67};
+    cpu->cr0 = X86_CR0_PE | X86_CR0_ET;
+    if (long64) {
+        // Identity map of the first 4 GiB with 2 MiB pages.
+        uint64_t table[512] = {0};
+        table[0] = (LAYOUT_BOOT_TABLES + 0x1000) | 3;
+        memory_write(memory, LAYOUT_BOOT_TABLES, table, sizeof(table));
+        for (unsigned i = 0; i < 4; i++)
+            table[i] = (LAYOUT_BOOT_TABLES + 0x2000 + i * 0x1000) | 3;
+        memory_write(memory, LAYOUT_BOOT_TABLES + 0x1000, table, sizeof(table));
+        for (uint64_t i = 0; i < 4; i++) {
+            for (uint64_t j = 0; j < 512; j++)
+                table[j] = i << 30 | j << 21 | 0x83;
+            memory_write(memory, LAYOUT_BOOT_TABLES + 0x2000 + i * 0x1000, table, sizeof(table));
+        }
+        cpu->cr3 = LAYOUT_BOOT_TABLES;
+        cpu->cr4 = X86_CR4_PAE;
+        cpu->efer = X86_EFER_LME | X86_EFER_LMA;
+        cpu->cr0 |= X86_CR0_PG;
+    }
+    memset(cpu->gpr, 0, sizeof(cpu->gpr));
+    cpu->gpr[X86_RSP] = LAYOUT_BOOT_STACK;
+    cpu->gpr[X86_RSI] = entry->rsi;
+    cpu->gpr[X86_RBX] = entry->rbx;
+    cpu->rip = entry->rip;
+    cpu->activity = X86_ACTIVE;
+    x86_mode_changed(cpu);
+}
