@@ -12,6 +12,8 @@
 //   P/Q/N  MMX: ModRM.reg / rm (either) / rm (register only);   B  VEX.vvvv as a GPR
 //   b 1  w 2  d 4  q 8  dq 16  qq 32  x 16 or 32 by VEX.L  v 2/4/8  y 4/8  z 2/4 (8 -> 4)  p far pointer
 //   ss sd ps pd scalar/packed floats;  bs: imm8 sign-extended to the operand size
+//   t 10  s pseudo-descriptor (6 or 10)  a BOUND's pair  h half of x  e a quarter of x (f: an eighth)
+//   K a gather's memory operand (VSIB);  M alone: memory whose size the instruction itself decides
 //   fixed registers: AL CL DX rAX eAX AX, ES..GS, ST0, STi, 1
 // Where two opcodes give the same name, later ones get a suffix (_alt, _d64, ...).
 #pragma once
@@ -39,7 +41,8 @@
 struct x86_insn {
     uint16_t form;    // enum x86_form_id
     uint8_t len;      // bytes, 1..15
-    uint8_t opsize;   // effective operand size in bytes: 2, 4, 8 (byte forms: 1)
+    uint8_t opsize;   // effective operand size in bytes: 2, 4, 8 (byte forms: 1); forms that have
+                      // only `y` operands: 4 or 8, only `z` operands: 2 or 4
     uint8_t adsize;   // effective address size in bytes: 2, 4, 8
     uint8_t prefixes; // X86_PREFIX_
     uint8_t vex_l;    // 0: 128, 1: 256
@@ -58,9 +61,9 @@ struct x86_insn {
     uint8_t opcode; // last opcode byte
     uint8_t map;    // enum x86_map
     int64_t disp;   // displacement, sign-extended; moffs
-    uint64_t imm;   // immediate, extended as the form says; relative branch: sign-extended offset;
-                    // far pointer: offset
-    uint32_t imm2;  // far pointer: selector; ENTER: nesting level; EXTRQ-like second immediates
+    uint64_t imm;   // immediate: Ib, Iw zero-extended, Ibs, Iz sign-extended to 64 bits, Iv as it is;
+                    // relative branch: sign-extended offset; far pointer: offset
+    uint32_t imm2;  // far pointer: selector; ENTER: nesting level
 };
 
 enum x86_map { X86_MAP_1, X86_MAP_0F, X86_MAP_0F38, X86_MAP_0F3A, X86_MAP_COUNT };
@@ -90,7 +93,7 @@ enum x86_operand_kind {
 struct x86_operand_desc {
     uint8_t kind;   // enum x86_operand_kind
     uint8_t size;   // bytes when fixed; else 0 and the size follows `vary`
-    uint8_t vary;   // 0, or 'v' 'y' 'z' 'x' 'p' 's' as in the notation above
+    uint8_t vary;   // 0, or 'v' 'y' 'z' 'x' 'h' 'e' 'f' 'p' 's' 'a' as in the notation above
     uint8_t rw;     // X86_RW_
     uint8_t fixed;  // register number of FIXED_*
 };
@@ -130,6 +133,15 @@ enum x86_treatment { // how a translator handles it
 #define X86_INSN_STACK 0x20000     // implicit stack access
 #define X86_INSN_XACQ 0x40000      // F2/F3 hints are ignored with it
 #define X86_INSN_NOWAIT 0x80000    // x87: does not check for pending exceptions
+#define X86_INSN_AMD_W0 0x100000   // AMD ignores REX.W (far pointers in memory are m16:32 at most)
+#define X86_INSN_FEAT64 0x200000   // `feature` is needed in 64-bit mode only
+
+enum x86_opsize_rule {
+    X86_OPSIZE_V,    // 2, 4 or 8 as the prefixes say
+    X86_OPSIZE_Y,    // 4 or 8: 66 does not matter
+    X86_OPSIZE_Z,    // 2 or 4: 8 is cut to 4
+    X86_OPSIZE_BYTE, // 1
+};
 
 struct x86_form {
     const char *name;     // "add_Ev_Gv"
@@ -141,18 +153,28 @@ struct x86_form {
     uint16_t feature;     // enum x86_feature (cpuid.h) that CPUID must offer, or 0
     uint8_t privilege;    // enum x86_privilege
     uint8_t treatment;    // enum x86_treatment
-    uint16_t flags_read, flags_written, flags_undefined, flags_set, flags_cleared; // X86_FLAG_ bits
+    // X86_FLAG_ bits. flags_written has those that get a defined value, flags_set and flags_cleared
+    // among them; a flag that is only sometimes written is in flags_read too.
+    uint32_t flags_read, flags_written, flags_undefined, flags_set, flags_cleared;
+    uint16_t gpr_read, gpr_write; // general registers (bit per number) beyond the operands; the stack
+                                  // pointer of X86_INSN_STACK forms is not listed
     // Encoding, for the decoder, the re-encoder and the generator of test cases:
     uint8_t map;          // enum x86_map
     uint8_t opcode;
     uint8_t opcode_mask;  // 0xff, or 0xf8 where the low 3 bits name a register
-    uint8_t prefix;       // mandatory: 0 none required (any), 0x66, 0xf3, 0xf2, or 1 = must have none
+    uint8_t prefix;       // mandatory: 0 none required (any), 0x66, 0xf3, 0xf2, 1 = must have none of
+                          // them, 2 = neither f2 nor f3 (66 is the operand size)
     int8_t modrm_reg;     // required ModRM.reg, or -1
     int8_t modrm_rm;      // required ModRM.rm (with mod 3), or -1
-    uint8_t modrm;        // 0 no ModRM; 1 any; 2 memory only; 3 register only
+    uint8_t modrm;        // 0 no ModRM; 1 any; 2 memory only; 3 register only; 4 register, mod ignored
     int8_t w;             // required REX.W/VEX.W: 0, 1, or -1 any
     int8_t l;             // required VEX.L: 0, 1, or -1 any
+    int8_t rex_b;         // required REX.B: 0, or -1 any
     uint8_t imm;          // bytes of immediate when fixed, or 'v' 'z' 'p' 'o'(moffs) by size; 0 none
+    uint8_t imm2;         // bytes of a second immediate
+    bool imm_signed;      // imm is sign-extended to 64 bits
+    bool w_is_size;       // W is an operand size: outside 64-bit mode it counts as 0
+    uint8_t opsize_rule;  // enum x86_opsize_rule
 };
 extern const struct x86_form x86_forms[X86_FORM_COUNT];
 
