@@ -64,6 +64,7 @@ struct x86_insn {
     uint64_t imm;   // immediate: Ib, Iw zero-extended, Ibs, Iz sign-extended to 64 bits, Iv as it is;
                     // relative branch: sign-extended offset; far pointer: offset
     uint32_t imm2;  // far pointer: selector; ENTER: nesting level
+    uint32_t aux;     // for whoever executes it: interp_select_vector keeps a stub number here
 };
 
 enum x86_map { X86_MAP_1, X86_MAP_0F, X86_MAP_0F38, X86_MAP_0F3A, X86_MAP_COUNT };

@@ -25,8 +25,9 @@
 typedef void interp_exec_fn(struct x86_cpu *cpu, const struct x86_insn *insn);
 
 // The function for an x87, MMX, SSE or AVX instruction (exec_vector.c, exec_x87.c); NULL when the form is
-// not one of theirs. `insn` is fully decoded, so the choice may depend on vex_l, vex_w, has_mem...
-interp_exec_fn *interp_select_vector(const struct x86_insn *insn);
+// not one of theirs. `insn` is fully decoded, so the choice may depend on vex_l, vex_w, has_mem... Fills
+// insn->aux, which the function wants to find there when it runs.
+interp_exec_fn *interp_select_vector(struct x86_insn *insn);
 
 // For plain functions: offset of the memory operand, truncated to the address size.
 ALWAYS_INLINE uint64_t interp_ea(const struct x86_cpu *cpu, const struct x86_insn *insn)
