@@ -34,8 +34,32 @@ void x86_deliver(struct x86_cpu *cpu, enum x86_deliver_kind kind, uint8_t vector
 bool x86_fault_pending(struct x86_cpu *cpu);
 // At an instruction boundary with cpu->events != 0: delivers the event of the highest priority that may
 // be delivered now (trap, NMI, external interrupt; INIT and SIPI change the state). Returns true when
-// something was delivered or the state changed. May raise.
+// something was delivered or the state changed (ask again then). May raise. Clears HLT when it delivers.
+// X86_EVENT_EXIT, FLUSH and CODE are the engine's: it handles and clears them itself.
 bool x86_events_deliver(struct x86_cpu *cpu);
+
+// The run loop around one instruction, in this order:
+//     if (events)           x86_events_deliver()      sees the shadow that the last instruction left
+//     shadow = 0                                      (it lasts for the one instruction that follows)
+//     if (RFLAGS.TF)        stepping = true
+//     if (breakpoints)      x86_debug_check_exec()    then RFLAGS.RF = 0, whatever it was
+//     insn_rip = rip; rip += len; execute
+//     if (stepping)         x86_single_step_done()
+// Instructions that set shadow, or change RF or TF, do so for the next round. Delivering an event drops
+// `stepping` (INT n pends no single-step trap), SYSCALL sets it again from the masked RFLAGS. A string
+// instruction that stops between iterations to take an interrupt sets RF first (SDM vol. 3, 17.3.1.1).
+void x86_single_step_done(struct x86_cpu *cpu); // DR6.BS and X86_EVENT_TRAP unless MOV SS shadows them
+
+// True when x86_events_deliver() may find something to do; false for an interrupt that IF or the shadow
+// holds back and for the engine's own bits. For loops that want to stay in their fast path.
+static inline bool x86_events_ready(const struct x86_cpu *cpu)
+{
+    uint32_t events = cpu->events;
+    if (!(cpu->rflags & X86_FLAG_IF) || cpu->shadow)
+        events &= ~X86_EVENT_INTR;
+    return (events & (X86_EVENT_INTR | X86_EVENT_NMI | X86_EVENT_SMI | X86_EVENT_INIT |
+                      X86_EVENT_SIPI | X86_EVENT_TRAP)) != 0;
+}
 
 // --- modes (mode.c) -------------------------------------------------------------------------------
 void x86_reset(struct x86_cpu *cpu, bool init); // power-up (false) or INIT (true) state, SDM 9.1.1
@@ -79,7 +103,8 @@ void x86_sysenter(struct x86_cpu *cpu);
 void x86_sysexit(struct x86_cpu *cpu, unsigned opsize);
 void x86_swapgs(struct x86_cpu *cpu);
 enum x86_task_reason { X86_TASK_JMP, X86_TASK_CALL, X86_TASK_IRET, X86_TASK_GATE };
-void x86_task_switch(struct x86_cpu *cpu, uint16_t tss_sel, enum x86_task_reason reason,
+// `ext`: 1 when an event external to the program asked for it (bit 0 of error codes), else 0.
+void x86_task_switch(struct x86_cpu *cpu, uint16_t tss_sel, enum x86_task_reason reason, uint32_t ext,
                      bool has_error, uint32_t error);
 // PUSHF value, POPF/CLI/STI with their IOPL, VME and PVI rules; opsize 2, 4, 8.
 uint64_t x86_pushf_value(struct x86_cpu *cpu, unsigned opsize); // may raise #GP (V86)
@@ -107,6 +132,13 @@ uint64_t x86_xgetbv(struct x86_cpu *cpu, uint32_t index);
 static inline bool x86_debug_armed(const struct x86_cpu *cpu)
 {
     return (cpu->dr7 & 0xff) != 0;
+}
+// True when an armed data breakpoint lies in the page at linear address `page`: its accesses must take
+// the slow path.
+bool x86_debug_page_armed(const struct x86_cpu *cpu, gva_t page);
+static inline bool x86_debug_watches_page(const struct x86_cpu *cpu, gva_t page)
+{
+    return x86_debug_armed(cpu) && x86_debug_page_armed(cpu, page);
 }
 void x86_debug_check_exec(struct x86_cpu *cpu, gva_t lin); // raises #DB fault (unless RF)
 void x86_debug_check_data(struct x86_cpu *cpu, gva_t lin, unsigned size, unsigned access); // pends trap
