@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// A whole PC: memory, chips, processors, clock and I/O thread, from a configuration to its end.
+#pragma once
+
+#include "base/error.h"
+#include "engine/engine.h"
+#include <stdio.h>
+
+struct machine_config {
+    const char *name;        // shown in messages
+    const char *engine;      // "auto" or an engine's name
+    const char *cpu;         // model string, see x86_cpu_model_parse()
+    uint64_t memory;         // bytes of RAM
+    unsigned cpus;           // 1..MACHINE_CPUS_MAX
+    const char *kernel;      // required
+    const char *initrd;      // or NULL
+    const char *append;      // or NULL
+    const char *serial;      // see console_open()
+    bool no_reboot;          // a reset ends the run
+    unsigned timeout;        // seconds of host time, 0: none
+};
+
+// Why a run ended.
+enum machine_end {
+    MACHINE_RUNNING,
+    MACHINE_POWER_OFF,    // the guest powered off
+    MACHINE_RESET,        // the guest reset the machine, with no_reboot
+    MACHINE_TRIPLE_FAULT, // with no_reboot
+    MACHINE_TIMEOUT,
+    MACHINE_QUIT,         // the user asked (Ctrl-a x)
+    MACHINE_SIGNAL,       // SIGTERM, SIGINT or SIGHUP
+    MACHINE_ERROR,        // the engine or the host failed
+};
+
+struct machine;
+
+struct machine *machine_create(const struct machine_config *config, struct error *err);
+void machine_destroy(struct machine *machine);
+// Runs on the calling thread (which becomes the I/O thread) until the end; err only for MACHINE_ERROR.
+enum machine_end machine_run(struct machine *machine, struct error *err);
+int machine_end_signal(const struct machine *machine); // the signal of MACHINE_SIGNAL
+
+// Requests, from any thread. The first end wins.
+void machine_request_end(struct machine *machine, enum machine_end end);
+void machine_request_reset(struct machine *machine);
+
+// Counters of all engines and vCPUs, after the run: a table for people or one JSON object.
+void machine_print_stats(struct machine *machine, FILE *out, bool json);
