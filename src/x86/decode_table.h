@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decoder's index into the instruction table, generated with it: for each encoding (0 legacy, 1 VEX),
-// opcode map and opcode, the forms that may match, in the order to try them.
+// The decoder's index into the instruction table, generated with it: for each encoding (0 legacy, 1
+// VEX), opcode map and opcode, the forms that may match, in the order to try them.
 #pragma once
 
 #include "x86/cpuid.h"
