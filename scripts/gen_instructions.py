@@ -30,7 +30,7 @@ ATTRS = {'lock': 'LOCKABLE', 'rep': 'REP', 'repz': 'REPZ', 'only64': 'ONLY64', '
          'd64': 'D64', 'f64': 'F64', 'sensitive': 'SENSITIVE', 'branch': 'BRANCH',
          'end': 'END_BLOCK', 'prot': 'PROT', 'align': 'ALIGN', 'fpexc': 'FPEXC', 'stack': 'STACK',
          'xacq': 'XACQ', 'nowait': 'NOWAIT', 'x87': 'X87', 'mmx': 'MMX', 'sse': 'SSE',
-         'amdw0': 'AMD_W0', 'feat64': 'FEAT64'}
+         'amdw0': 'AMD_W0', 'feat64': 'FEAT64', 'avx2l': 'AVX2_L', 'avxtoo': 'AVX_TOO'}
 PRIVILEGE = {'cpl0': 'CPL0', 'iopl': 'IOPL', 'priv': 'OTHER'}
 TREATMENT = {'helper': 'HELPER', 'copy': 'COPY', 'mem': 'MEM', 'control': 'CONTROL'}
 FLAG_BITS = {'O': 11, 'S': 7, 'Z': 6, 'A': 4, 'P': 2, 'C': 0, 'D': 10, 'I': 9, 'T': 8, 'N': 14}
@@ -179,7 +179,7 @@ def parse_row(line, number, section, flag_names):
         elif word.startswith('writes='):
             row.gpr_write |= gpr_mask(word[7:], number)
         else:
-            row.feature = word
+            row.feature = word.removeprefix('cpuid=')
     if row.vex:
         row.attrs.add('VEX')
 
@@ -232,7 +232,7 @@ def parse_row(line, number, section, flag_names):
         row.opsize = 'Z'
     else:
         row.opsize = 'V'
-    # VEX.W and REX.W select a general register's size: ignored outside 64-bit mode.
+    # VEX.W selects a general register's size: ignored outside 64-bit mode.
     row.w_is_size = int(row.vex and row.w >= 0 and
                         bool(kinds & {'RM', 'RM_REG', 'REG', 'VVVV_GPR'}))
 

@@ -247,6 +247,10 @@ static bool form_matches(const struct decoder *d, const struct x86_form *form)
         return false;
     if (!x86_has(d->model, form->feature) && (code64 || !(form->attr & X86_INSN_FEAT64)))
         return false;
+    if ((form->attr & X86_INSN_AVX2_L) && insn->vex_l && !x86_has(d->model, X86_FEATURE_avx2))
+        return false;
+    if ((form->attr & X86_INSN_AVX_TOO) && !x86_has(d->model, X86_FEATURE_avx))
+        return false;
     return true;
 }
 

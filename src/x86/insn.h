@@ -137,6 +137,9 @@ enum x86_treatment { // how a translator handles it
 #define X86_INSN_AMD_W0 0x100000   // AMD ignores REX.W (far pointers in memory are m16:32 at most)
 #define X86_INSN_FEAT64 0x200000   // `feature` is needed in 64-bit mode only
 
+#define X86_INSN_AVX2_L 0x400000   // the 256-bit form needs AVX2
+#define X86_INSN_AVX_TOO 0x800000  // needs AVX besides `feature`
+
 enum x86_opsize_rule {
     X86_OPSIZE_V,    // 2, 4 or 8 as the prefixes say
     X86_OPSIZE_Y,    // 4 or 8: 66 does not matter
