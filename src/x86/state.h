@@ -158,7 +158,9 @@ enum x86_activity { X86_ACTIVE, X86_HALTED, X86_WAIT_SIPI, X86_SHUTDOWN };
 #define X86_SHADOW_STI 1
 #define X86_SHADOW_MOVSS 2
 
-struct x86_tlb;       // x86/tlb.h
+#define X86_DELIVERING_BENIGN 0x100
+
+struct x86_tlb;       // x86/mem.h
 struct x86_cpu_model; // x86/cpuid.h
 struct interp;        // the interpreter's own state for this vCPU
 
@@ -178,6 +180,7 @@ struct x86_cpu {
     uint8_t stack_size; // 2, 4 or 8: operand of implicit stack references
     bool long_mode;     // EFER.LMA
     uint8_t shadow;     // X86_SHADOW_ bits
+    bool stepping;      // RFLAGS.TF was set when this instruction started: see x86_single_step_done()
     uint8_t activity;   // enum x86_activity
     _Atomic uint32_t events;
     uint64_t icount; // instructions retired
@@ -221,7 +224,9 @@ struct x86_cpu {
         uint32_t error;
         uint64_t cr2;     // for #PF
     } fault;              // set by x86_raise
-    int16_t delivering;   // vector being delivered, -1 when none: a fault then may become #DF
+    // What is being delivered: the vector of a hardware exception, X86_DELIVERING_BENIGN for anything else
+    // (interrupts, INT n), -1 when nothing. A fault then may become #DF.
+    int16_t delivering;
 
     // --- wiring (not saved) ---
     jmp_buf unwind; // where x86_raise() goes; set by the engine's run loop
