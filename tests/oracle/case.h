@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// One case of the oracle laboratory: an instruction, the state it starts from, and what came of it.
+// The host's processor (native.c) and Croft's interpreter (croft.c) both run it; compare.c judges.
+//
+// Linear layout, the same on both sides (everything else is unmapped, or the harness's own):
+//   CODE    one page, execute and read only, filled with HLT; the instruction lies somewhere in it,
+//   and
+//           an unmapped page follows. HLT at CPL 3 is #GP(0), which marks the end of a case.
+//   WINDOW  five pages of data: read-write, read-write, unmapped, read-only, unmapped.
+//   LOW     32-bit cases: none yet; 16-bit addresses find unmapped memory.
+#pragma once
+
+#include "base/types.h"
+#include "x86/state.h"
+
+#define ORACLE_CODE_BASE UINT64_C(0x20000000)
+#define ORACLE_WINDOW_BASE UINT64_C(0x30000000)
+#define ORACLE_WINDOW_END (ORACLE_WINDOW_BASE + 5 * PAGE_SIZE)
+#define ORACLE_RO_BASE (ORACLE_WINDOW_BASE + 3 * PAGE_SIZE)
+#define ORACLE_FILLER 0xf4 // HLT
+
+// The mapped pages of the window, as both sides store them: RW0, RW1, RO.
+#define ORACLE_PAGES 3
+#define ORACLE_MEMORY_SIZE (ORACLE_PAGES * PAGE_SIZE)
+
+// Selectors as a Linux process has them.
+#define ORACLE_CS64 0x33
+#define ORACLE_CS32 0x23
+#define ORACLE_DATA 0x2b
+
+struct oracle_fpu {
+    uint16_t fcw, fsw, fop;
+    uint8_t ftw; // one bit per physical register: 1 means not empty
+    uint64_t fip, fdp;
+    uint32_t mxcsr;
+    uint8_t st[8][16]; // ST0 first; bytes 0..9
+    uint8_t ymm[16][32];
+};
+
+struct oracle_state {
+    uint64_t gpr[16];
+    uint64_t rip, rflags, fs_base, gs_base;
+    uint16_t cs, ss, ds, es, fs, gs;
+    struct oracle_fpu fpu;
+};
+
+struct oracle_patch {
+    uint16_t offset; // into the window's mapped pages
+    uint16_t size;
+    uint8_t data[64];
+};
+
+struct oracle_case {
+    uint64_t number, seed;
+    uint16_t form;     // the row the bytes were made from; extra prefixes may turn it into another
+    uint8_t code_size; // enum x86_code_size
+    uint8_t size;      // bytes made; more than 15 is a fault to expect
+    uint8_t bytes[24];
+    uint16_t code_offset; // in the code page; the instruction may run past the page's end
+    uint8_t filling;      // which filling of the window
+    uint8_t patches;
+    struct oracle_patch patch[4];
+    struct oracle_state in;
+};
+
+#define ORACLE_DONE -1 // the instruction completed
+#define ORACLE_DIED -2 // the runner died or hung: no result
+
+struct oracle_result {
+    int vector; // exception, ORACLE_DONE or ORACLE_DIED
+    uint32_t error;
+    uint64_t cr2; // #PF only
+    struct oracle_state out;
+    uint8_t memory[ORACLE_MEMORY_SIZE];
+};
+
+// Offset into the mapped pages of a window address, or -1.
+static inline int oracle_memory_offset(uint64_t linear)
+{
+    uint64_t off = linear - ORACLE_WINDOW_BASE;
+    if (off < 2 * PAGE_SIZE)
+        return (int)off;
+    if (off >= 3 * PAGE_SIZE && off < 4 * PAGE_SIZE)
+        return (int)(off - PAGE_SIZE);
+    return -1;
+}
+
+// gen.c
+// ---------------------------------------------------------------------------------------------
+struct oracle_options {
+    uint64_t seed;
+    const char *form;  // only forms whose name starts with this; NULL: all
+    bool exact;        // ... is exactly this
+    uint8_t code_size; // X86_CODE64 or X86_CODE32
+};
+// Number of forms that take part under these options (0: the name matches none).
+unsigned oracle_gen_init(const struct oracle_options *options);
+// The number of the i-th case among the forms that take part. A number keeps its meaning under
+// every choice of forms.
+uint64_t oracle_gen_number(uint64_t i);
+// The case of this number: the same (number, seed, table) always gives the same case.
+void oracle_gen(struct oracle_case *c, uint64_t number);
+// Why this row is never generated, or NULL.
+const char *oracle_excluded(const char *mnemonic);
+// The window's content at the start of the case.
+void oracle_memory(const struct oracle_case *c, uint8_t memory[ORACLE_MEMORY_SIZE]);
+
+// native.c
+// ------------------------------------------------------------------------------------------
+int oracle_native_init(void); // 0, or -1 with a message on stderr
+// Runs `count` cases on the host's processor.
+void oracle_native_run(const struct oracle_case *cases, struct oracle_result *results,
+                       unsigned count);
+
+// croft.c
+// -------------------------------------------------------------------------------------------
+int oracle_croft_init(void);
+void oracle_croft_run(const struct oracle_case *c, struct oracle_result *result);
+
+// compare.c
+// -----------------------------------------------------------------------------------------
+enum oracle_verdict {
+    ORACLE_EQUAL,
+    ORACLE_UNDEFINED_DIFFERS,
+    ORACLE_DIFFERS
+};
+// Judges; with `report` writes what differs to stdout.
+enum oracle_verdict oracle_compare(const struct oracle_case *c, const struct oracle_result *native,
+                                   const struct oracle_result *croft, bool report);
+void oracle_print_case(const struct oracle_case *c);
+void oracle_print_state(const struct oracle_state *s);

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// The oracle laboratory's command: makes cases, runs them on the host and in Croft, and tells what
+// differs. Exit status 0 when nothing does.
+#include "case.h"
+#include "x86/insn.h"
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define CHUNK 512
+
+struct totals {
+    uint64_t passed, failed, undefined, died, faults;
+    uint32_t failed_by_form[X86_FORM_COUNT];
+    unsigned shown;
+};
+
+static struct {
+    uint64_t cases, single;
+    bool has_single, verbose, native_only, summary;
+    unsigned max_shown;
+} args = {.cases = 40000, .max_shown = 20};
+
+static const char usage[] =
+    "usage: oracle [--cases N] [--seed S] [--case K] [--form PREFIX | --exact NAME] [--mode "
+    "64|32]\n"
+    "              [--show N] [--summary] [--native] [-v]\n"
+    "  --case K     this case only, with its starting state\n"
+    "  --form P     forms whose name starts with P; --exact: the one of this name\n"
+    "  --show N     tell at most N differences in full (20)\n"
+    "  --summary    count differences by form at the end\n"
+    "  --native     the host's side only (no judgement): a check of the harness, and its speed\n";
+
+static void judge(const struct oracle_case *c, const struct oracle_result *native,
+                  const struct oracle_result *croft, struct totals *t)
+{
+    if (native->vector == ORACLE_DIED) {
+        t->died++;
+        t->failed++;
+        printf("the host's runner died (status %#x) on ", native->error);
+        oracle_print_case(c);
+        return;
+    }
+    if (native->vector != ORACLE_DONE)
+        t->faults++;
+    if (args.verbose || args.has_single) {
+        oracle_print_case(c);
+        printf("    host: vector %d error %x cr2 %" PRIx64 "\n", native->vector, native->error,
+               native->cr2);
+    }
+    if (args.has_single) {
+        printf("  before\n");
+        oracle_print_state(&c->in);
+        printf("  after, on the host\n");
+        oracle_print_state(&native->out);
+    }
+    if (args.native_only) {
+        t->passed++;
+        return;
+    }
+    switch (oracle_compare(c, native, croft, false)) {
+    case ORACLE_UNDEFINED_DIFFERS:
+        t->undefined++;
+        t->passed++;
+        return;
+    case ORACLE_EQUAL:
+        t->passed++;
+        return;
+    case ORACLE_DIFFERS:
+        break;
+    }
+    t->failed++;
+    t->failed_by_form[c->form]++;
+    if (t->shown < args.max_shown) {
+        t->shown++;
+        oracle_print_case(c);
+        oracle_compare(c, native, croft, true);
+    }
+}
+
+static void run(struct totals *t)
+{
+    static struct oracle_case cases[CHUNK];
+    static struct oracle_result native[CHUNK], croft;
+    uint64_t total = args.has_single ? 1 : args.cases;
+    for (uint64_t done = 0; done < total;) {
+        unsigned count = total - done < CHUNK ? (unsigned)(total - done) : CHUNK;
+        for (unsigned i = 0; i < count; i++)
+            oracle_gen(&cases[i], args.has_single ? args.single : oracle_gen_number(done + i));
+        oracle_native_run(cases, native, count);
+        for (unsigned i = 0; i < count; i++) {
+            if (!args.native_only)
+                oracle_croft_run(&cases[i], &croft);
+            judge(&cases[i], &native[i], &croft, t);
+        }
+        done += count;
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {{"cases", required_argument, NULL, 'n'},
+                                            {"seed", required_argument, NULL, 's'},
+                                            {"case", required_argument, NULL, 'k'},
+                                            {"form", required_argument, NULL, 'f'},
+                                            {"exact", required_argument, NULL, 'x'},
+                                            {"mode", required_argument, NULL, 'm'},
+                                            {"show", required_argument, NULL, 'w'},
+                                            {"summary", no_argument, NULL, 'y'},
+                                            {"native", no_argument, NULL, 'o'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
+    struct oracle_options gen = {.seed = 1, .code_size = X86_CODE64};
+    static struct totals t;
+    int opt;
+    while ((opt = getopt_long(argc, argv, "v", options, NULL)) != -1) {
+        switch (opt) {
+        case 'n':
+            args.cases = strtoull(optarg, NULL, 0);
+            break;
+        case 's':
+            gen.seed = strtoull(optarg, NULL, 0);
+            break;
+        case 'k':
+            args.single = strtoull(optarg, NULL, 0);
+            args.has_single = true;
+            break;
+        case 'x':
+            gen.exact = true;
+            gen.form = optarg;
+            break;
+        case 'f':
+            gen.form = optarg;
+            break;
+        case 'm':
+            gen.code_size = strcmp(optarg, "32") ? X86_CODE64 : X86_CODE32;
+            break;
+        case 'w':
+            args.max_shown = (unsigned)strtoul(optarg, NULL, 0);
+            break;
+        case 'y':
+            args.summary = true;
+            break;
+        case 'o':
+            args.native_only = true;
+            break;
+        case 'v':
+            args.verbose = true;
+            break;
+        default:
+            fputs(usage, stderr);
+            return 2;
+        }
+    }
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    unsigned forms = oracle_gen_init(&gen);
+    if (!forms) {
+        fprintf(stderr, "oracle: no form is named %s\n", gen.form);
+        return 2;
+    }
+    if (oracle_native_init() != 0 || (!args.native_only && oracle_croft_init() != 0))
+        return 2;
+    struct timespec a, b;
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    run(&t);
+    clock_gettime(CLOCK_MONOTONIC, &b);
+    double seconds = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
+    if (args.summary)
+        for (unsigned i = 0; i < X86_FORM_COUNT; i++)
+            if (t.failed_by_form[i])
+                printf("%8u  %s\n", t.failed_by_form[i], x86_forms[i].name);
+    printf("%u forms, %" PRIu64 " cases faulted on the host, %" PRIu64
+           " differ in what is undefined, %.1f s (%.0f cases/s)\n",
+           forms, t.faults, t.undefined, seconds, (double)(t.passed + t.failed) / seconds);
+    printf("%" PRIu64 " passed, %" PRIu64 " failed\n", t.passed, t.failed);
+    return t.failed != 0;
+}
