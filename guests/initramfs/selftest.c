@@ -82,7 +82,8 @@ static int fault_arrives(int number, void (*cause)(void))
 }
 static void null_store(void)
 {
-    *(volatile int *)8 = 1;
+    volatile uintptr_t nowhere = 8;
+    *(volatile int *)nowhere = 1;
 }
 static void divide(void)
 {

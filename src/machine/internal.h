@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the machine's files share: the board's chips (board.c), the processors and their threads
+// (vcpu.c), the life of the whole (machine.c).
+//
+// Locks: the board lock (memory_lock) guards the chips and `pv`; `lock` guards the fields under it and
+// is never held while the board lock is taken. vCPU threads take the board lock only through memory.h
+// and the platform callbacks.
+#pragma once
+
+#include "backend/console.h"
+#include "base/clock.h"
+#include "base/loop.h"
+#include "devices/chipset/acpi_pm.h"
+#include "devices/chipset/hpet.h"
+#include "devices/chipset/i8042.h"
+#include "devices/chipset/ioapic.h"
+#include "devices/chipset/lapic.h"
+#include "devices/chipset/misc_ports.h"
+#include "devices/chipset/pci.h"
+#include "devices/chipset/pic.h"
+#include "devices/chipset/pit.h"
+#include "devices/chipset/rtc.h"
+#include "devices/chipset/uart16550.h"
+#include "machine/boot.h"
+#include "machine/layout.h"
+#include "machine/machine.h"
+#include "machine/pv.h"
+#include "x86/cpuid.h"
+#include <pthread.h>
+
+// The TSC and the local APIC's bus count nanoseconds: 1 GHz.
+#define MACHINE_TSC_HZ UINT64_C(1000000000)
+
+struct vcpu {
+    struct machine *machine;
+    unsigned index;
+    struct x86_cpu *cpu;
+    struct x86_platform platform;
+    struct engine_vcpu *engine_vcpu;
+    struct pv_vcpu pv;
+    pthread_t thread;
+    bool thread_started;
+    pthread_mutex_t sleep_lock; // with `wake`: HLT
+    pthread_cond_t wake;
+    uint64_t halts;
+};
+
+// The chips of the board. One of each, but for local APICs.
+struct board {
+    struct pic *pic;
+    struct pit *pit;
+    struct ioapic *ioapic;
+    struct hpet *hpet;
+    struct lapic_bus *lapic_bus;
+    struct rtc rtc;
+    struct acpi_pm acpi_pm;
+    struct i8042 i8042;
+    struct uart16550 uart;
+    struct misc_ports ports;
+    struct pci_bus pci;
+};
+
+struct machine {
+    struct machine_config config;
+    struct memory *memory;
+    struct clock_real clock;
+    struct timer_queue timers;
+    struct loop *loop;
+    struct console *console;
+    struct board board;
+    struct pv pv;
+    struct x86_cpu_model model;
+    const struct engine_ops *engine_ops;
+    struct engine *engine;
+    struct vcpu vcpus[MACHINE_CPUS_MAX];
+    unsigned cpu_count; // created
+    gpa_t rsdp;
+    int signal_fd;
+    struct timer timeout;
+    int end_signal;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    enum machine_end end;  // under lock
+    bool pause;            // under lock: vCPUs are to park
+    unsigned parked;       // under lock
+    bool reset_pending;    // under lock
+    const char *error;     // under lock: MACHINE_ERROR's cause
+};
+
+// board.c
+int board_create(struct machine *machine, struct error *err);
+void board_destroy(struct machine *machine);
+void board_reset(struct machine *machine);  // board lock held
+void board_tables(struct machine *machine); // ACPI and SMBIOS into memory
+
+// vcpu.c
+int vcpu_create(struct machine *machine, unsigned index, struct error *err);
+void vcpu_destroy(struct vcpu *vcpu);
+int vcpu_start(struct vcpu *vcpu, struct error *err); // starts the thread
+void vcpu_signal(struct vcpu *vcpu, uint32_t events); // any thread: engine events and wake-up
+void vcpu_kick(struct vcpu *vcpu);                    // out of run() or sleep
+int vcpu_current(void); // index of the processor this thread runs, -1 on other threads
