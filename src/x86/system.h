@@ -160,6 +160,8 @@ void x86_xsave(struct x86_cpu *cpu, enum x86_xsave_kind kind, uint64_t mask, uns
                uint64_t off, bool rexw);
 void x86_xrstor(struct x86_cpu *cpu, bool supervisor, uint64_t mask, unsigned seg, uint64_t off,
                 bool rexw);
+// Which state components are not in their initial configuration (XINUSE; SDM vol. 1, 13.6).
+uint64_t x86_xinuse(struct x86_cpu *cpu);
 // Size of the XSAVE area for CPUID.0Dh.
 uint32_t x86_xsave_size(uint64_t xcr0, bool compacted);
 // #NM/#UD/#MF checks that x87, MMX, SSE and AVX instructions start with.
