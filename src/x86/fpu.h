@@ -2,13 +2,15 @@
 // Where the guest's x87/MMX registers and MXCSR are.
 //
 // While a software engine runs, the x87 state may live in the host's own x87 unit and MXCSR in the
-// host's MXCSR, so that a guest instruction costs one host instruction. cpu->fpu_resident says which.
+// host's MXCSR, so that a guest instruction costs one host instruction. cpu->fpu_resident says
+// which.
 //
-// Rule to keep: whoever reads or writes cpu->x87 or cpu->mxcsr calls x86_fpu_sync() first. It makes the
-// fields current and gives the host's copy up, so they may then be read and changed freely; the next
-// instruction that needs it loads it again. Engines call it before run() returns and before they call
-// out to devices (host code may use floating point there). Exception: the ES bit of cpu->x87.fsw and
-// the mask bits of cpu->x87.fcw are always current, so the #MF check needs no sync.
+// Rule to keep: whoever reads or writes cpu->x87 or cpu->mxcsr calls x86_fpu_sync() first. It makes
+// the fields current and gives the host's copy up, so they may then be read and changed freely; the
+// next instruction that needs it loads it again. Engines call it before run() returns and before
+// they call out to devices (host code may use floating point there). Exception: the ES bit of
+// cpu->x87.fsw and the mask bits of cpu->x87.fcw are always current, so the #MF check needs no
+// sync.
 #pragma once
 
 #include "x86/state.h"
@@ -24,9 +26,9 @@ ALWAYS_INLINE void x86_fpu_sync(struct x86_cpu *cpu)
         x86_fpu_sync_slow(cpu);
 }
 
-// Loads the state into the host's unit. x87: only when FSW.ES is clear (a pending exception would trap
-// in the host); MXCSR: returns false, and loads nothing, unless every exception is masked and rounding
-// is to nearest (host code may meet the value in between).
+// Loads the state into the host's unit. x87: only when FSW.ES is clear (a pending exception would
+// trap in the host); MXCSR: returns false, and loads nothing, unless every exception is masked and
+// rounding is to nearest (host code may meet the value in between).
 void x86_fpu_load_x87(struct x86_cpu *cpu);
 bool x86_fpu_load_mxcsr(struct x86_cpu *cpu);
 
