@@ -12,11 +12,8 @@
 #include "base/loop.h"
 #include "devices/chipset/acpi_pm.h"
 #include "devices/chipset/hpet.h"
-#include "devices/chipset/i8042.h"
 #include "devices/chipset/ioapic.h"
 #include "devices/chipset/lapic.h"
-#include "devices/chipset/misc_ports.h"
-#include "devices/chipset/pci.h"
 #include "devices/chipset/pic.h"
 #include "devices/chipset/pit.h"
 #include "devices/chipset/rtc.h"
@@ -26,6 +23,7 @@
 #include "machine/machine.h"
 #include "machine/pv.h"
 #include "x86/cpuid.h"
+#include "x86/system.h"
 #include <pthread.h>
 
 // The TSC and the local APIC's bus count nanoseconds: 1 GHz.
@@ -51,13 +49,11 @@ struct board {
     struct pit *pit;
     struct ioapic *ioapic;
     struct hpet *hpet;
+    bool hpet_legacy; // it drives IRQ 0 and 8
     struct lapic_bus *lapic_bus;
     struct rtc rtc;
     struct acpi_pm acpi_pm;
-    struct i8042 i8042;
     struct uart16550 uart;
-    struct misc_ports ports;
-    struct pci_bus pci;
 };
 
 struct machine {

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+// The board: which chips there are, at which addresses, wired how. One function per kind of wiring, and
+// board_create() in the order of the address map.
+#include "base/log.h"
+#include "machine/internal.h"
+#include "machine/tables/acpi.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define BOARD_PM_BASE 0x600
+#define BOARD_SCI_IRQ 9
+#define BOARD_COM1 0x3f8
+#define BOARD_COM1_IRQ 4
+#define BOARD_IOAPIC_ID 0
+#define BOARD_RESET_PORT 0xcf9
+#define BOARD_RESET_VALUE 0x06
+
+// --- interrupts ------------------------------------------------------------------------------------------
+
+// An ISA interrupt request goes to both controllers; the timer's IRQ 0 is the I/O APIC's pin 2.
+static void isa_irq(void *opaque, int irq, bool level)
+{
+    struct board *board = &((struct machine *)opaque)->board;
+    if (irq < PIC_INPUTS)
+        pic_input(board->pic, irq, level);
+    ioapic_input(board->ioapic, irq == 0 ? 2 : irq, level);
+}
+
+static struct irq_line isa_line(struct machine *machine, int irq)
+{
+    return (struct irq_line){.set = isa_irq, .opaque = machine, .number = irq};
+}
+
+// While the HPET replaces them, the PIT and the RTC drive nothing (HPET specification 2.3.5).
+static void legacy_timer_irq(void *opaque, int irq, bool level)
+{
+    if (!((struct machine *)opaque)->board.hpet_legacy)
+        isa_irq(opaque, irq, level);
+}
+static void hpet_legacy_changed(void *opaque, bool on)
+{
+    struct machine *machine = opaque;
+    isa_irq(machine, 0, false);
+    isa_irq(machine, 8, false);
+    machine->board.hpet_legacy = on;
+}
+
+static void lapic_interrupt(void *opaque, unsigned cpu)
+{
+    vcpu_signal(&((struct machine *)opaque)->vcpus[cpu], X86_EVENT_INTR);
+}
+static void lapic_nmi(void *opaque, unsigned cpu)
+{
+    vcpu_signal(&((struct machine *)opaque)->vcpus[cpu], X86_EVENT_NMI);
+}
+static void lapic_init(void *opaque, unsigned cpu)
+{
+    vcpu_signal(&((struct machine *)opaque)->vcpus[cpu], X86_EVENT_INIT);
+}
+static void lapic_sipi(void *opaque, unsigned cpu, uint8_t vector)
+{
+    struct vcpu *vcpu = &((struct machine *)opaque)->vcpus[cpu];
+    vcpu->cpu->sipi_vector = vector;
+    vcpu_signal(vcpu, X86_EVENT_SIPI);
+}
+static int lapic_extint_ack(void *opaque)
+{
+    return pic_ack(((struct machine *)opaque)->board.pic);
+}
+static void lapic_eoi(void *opaque, uint8_t vector)
+{
+    ioapic_eoi(((struct machine *)opaque)->board.ioapic, vector);
+}
+static uint64_t lapic_tsc(void *opaque, unsigned cpu)
+{
+    return x86_rdtsc(((struct machine *)opaque)->vcpus[cpu].cpu);
+}
+static int lapic_current_cpu(void *opaque)
+{
+    return vcpu_current();
+}
+static int lapic_map(void *opaque, const struct io_region *region)
+{
+    return memory_add_mmio(((struct machine *)opaque)->memory, region, NULL);
+}
+static void lapic_unmap(void *opaque, const struct io_region *region)
+{
+    memory_remove_mmio(((struct machine *)opaque)->memory, region->base, region->opaque);
+}
+static bool lapic_pv_eoi_offer(void *opaque, unsigned cpu)
+{
+    return pv_eoi_offer(&((struct machine *)opaque)->vcpus[cpu].pv);
+}
+static bool lapic_pv_eoi_claim(void *opaque, unsigned cpu)
+{
+    return pv_eoi_claim(&((struct machine *)opaque)->vcpus[cpu].pv);
+}
+
+static const struct lapic_ops lapic_ops = {.interrupt = lapic_interrupt,
+                                           .nmi = lapic_nmi,
+                                           .init = lapic_init,
+                                           .sipi = lapic_sipi,
+                                           .extint_ack = lapic_extint_ack,
+                                           .eoi = lapic_eoi,
+                                           .tsc = lapic_tsc,
+                                           .current_cpu = lapic_current_cpu,
+                                           .map = lapic_map,
+                                           .unmap = lapic_unmap,
+                                           .pv_eoi_offer = lapic_pv_eoi_offer,
+                                           .pv_eoi_claim = lapic_pv_eoi_claim};
+
+// --- what chips do to the board ------------------------------------------------------------------------------
+
+static void power_off(void *opaque)
+{
+    machine_request_end(opaque, MACHINE_POWER_OFF);
+}
+
+static void uart_transmit(void *opaque, const uint8_t *data, size_t length)
+{
+    struct machine *machine = opaque;
+    if (machine->console)
+        console_write(machine->console, data, length);
+}
+static void uart_room(void *opaque)
+{
+    struct machine *machine = opaque;
+    if (machine->console)
+        console_room(machine->console);
+}
+
+// --- wiring ----------------------------------------------------------------------------------------------------
+
+static int add_regions(struct machine *machine, const struct io_region *region, unsigned count,
+                       bool mmio, struct error *err)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (mmio ? memory_add_mmio(machine->memory, &region[i], err)
+                 : memory_add_pio(machine->memory, &region[i], err))
+            return -1;
+    return 0;
+}
+
+static int create_interrupt_controllers(struct machine *machine, struct error *err)
+{
+    struct board *board = &machine->board;
+    struct io_region region[PIC_REGIONS];
+
+    board->lapic_bus = lapic_bus_create(&(struct lapic_bus_config){.cpu_count = machine->config.cpus,
+                                                                   .timers = &machine->timers,
+                                                                   .tsc_hz = MACHINE_TSC_HZ,
+                                                                   .ops = lapic_ops,
+                                                                   .opaque = machine},
+                                        err);
+    if (!board->lapic_bus)
+        return -1;
+    lapic_bus_region(board->lapic_bus, region);
+    if (add_regions(machine, region, 1, true, err))
+        return -1;
+
+    board->pic =
+        pic_create(&(struct pic_config){.output = lapic_bus_lint0_line(board->lapic_bus)}, err);
+    if (!board->pic)
+        return -1;
+    pic_regions(board->pic, region);
+    if (add_regions(machine, region, PIC_REGIONS, false, err))
+        return -1;
+
+    board->ioapic = ioapic_create(
+        &(struct ioapic_config){.bus = board->lapic_bus, .id = BOARD_IOAPIC_ID}, err);
+    if (!board->ioapic)
+        return -1;
+    ioapic_region(board->ioapic, region);
+    return add_regions(machine, region, 1, true, err);
+}
+
+static int create_timers(struct machine *machine, struct error *err)
+{
+    struct board *board = &machine->board;
+    struct io_region region[PIT_REGIONS];
+
+    board->pit = pit_create(
+        &(struct pit_config){.timers = &machine->timers,
+                             .irq = {.set = legacy_timer_irq, .opaque = machine, .number = 0}},
+        err);
+    if (!board->pit)
+        return -1;
+    pit_regions(board->pit, region);
+    if (add_regions(machine, region, PIT_REGIONS, false, err))
+        return -1;
+
+    board->hpet = hpet_create(
+        &(struct hpet_config){.timers = &machine->timers,
+                              .route = {.set = isa_irq, .opaque = machine},
+                              .legacy = {isa_line(machine, 0), isa_line(machine, 8)},
+                              .legacy_changed = hpet_legacy_changed,
+                              .opaque = machine},
+        err);
+    if (!board->hpet)
+        return -1;
+    hpet_region(board->hpet, region);
+    if (add_regions(machine, region, 1, true, err))
+        return -1;
+
+    rtc_init(&board->rtc,
+             &(struct rtc_config){.timers = &machine->timers,
+                                  .irq = {.set = legacy_timer_irq, .opaque = machine, .number = 8}});
+    rtc_region(&board->rtc, region);
+    return add_regions(machine, region, 1, false, err);
+}
+
+static int create_power_management(struct machine *machine, struct error *err)
+{
+    struct board *board = &machine->board;
+    struct io_region region;
+
+    acpi_pm_init(&board->acpi_pm, &(struct acpi_pm_config){.timers = &machine->timers,
+                                                           .sci = isa_line(machine, BOARD_SCI_IRQ),
+                                                           .timer_32 = true,
+                                                           .power_off = power_off,
+                                                           .opaque = machine});
+    acpi_pm_region(&board->acpi_pm, BOARD_PM_BASE, &region);
+    if (add_regions(machine, &region, 1, false, err))
+        return -1;
+    acpi_pm_smi_region(&board->acpi_pm, &region);
+    return add_regions(machine, &region, 1, false, err);
+}
+
+static int create_serial(struct machine *machine, struct error *err)
+{
+    struct io_region region;
+
+    uart16550_init(&machine->board.uart,
+                   &(struct uart16550_config){.timers = &machine->timers,
+                                              .irq = isa_line(machine, BOARD_COM1_IRQ),
+                                              .transmit = uart_transmit,
+                                              .room = uart_room,
+                                              .opaque = machine});
+    uart16550_region(&machine->board.uart, BOARD_COM1, "serial 1", &region);
+    return add_regions(machine, &region, 1, false, err);
+}
+
+int board_create(struct machine *machine, struct error *err)
+{
+    return create_interrupt_controllers(machine, err) || create_timers(machine, err) ||
+                   create_power_management(machine, err) || create_serial(machine, err)
+               ? -1
+               : 0;
+}
+
+void board_destroy(struct machine *machine)
+{
+    struct board *board = &machine->board;
+
+    if (board->uart.config.timers)
+        uart16550_fini(&board->uart);
+    if (board->acpi_pm.config.timers)
+        acpi_pm_fini(&board->acpi_pm);
+    if (board->rtc.config.timers)
+        rtc_fini(&board->rtc);
+    hpet_destroy(board->hpet);
+    pit_destroy(board->pit);
+    ioapic_destroy(board->ioapic);
+    pic_destroy(board->pic);
+    lapic_bus_destroy(board->lapic_bus);
+}
+
+void board_reset(struct machine *machine)
+{
+    struct board *board = &machine->board;
+    uint64_t size = machine->config.memory;
+    uint64_t below = size < LAYOUT_PCI32 ? size : LAYOUT_PCI32;
+
+    lapic_bus_reset(board->lapic_bus);
+    pic_reset(board->pic);
+    ioapic_reset(board->ioapic);
+    pit_reset(board->pit);
+    hpet_reset(board->hpet);
+    rtc_reset(&board->rtc);
+    rtc_set_memory_size(&board->rtc, below, size - below);
+    acpi_pm_reset(&board->acpi_pm);
+    uart16550_reset(&board->uart);
+    memory_set_a20(machine->memory, true); // as the firmware we stand in for leaves it
+}
+
+// --- firmware tables -------------------------------------------------------------------------------------------------
+
+void board_tables(struct machine *machine)
+{
+    uint32_t apic_ids[MACHINE_CPUS_MAX];
+    struct acpi_blob blob;
+    struct error err = {0};
+
+    for (unsigned i = 0; i < machine->config.cpus; i++)
+        apic_ids[i] = i;
+    struct acpi_config acpi = {.apic_ids = apic_ids,
+                               .cpu_count = machine->config.cpus,
+                               .lapic_base = LAYOUT_LAPIC,
+                               .ioapic_base = LAYOUT_IOAPIC,
+                               .ioapic_id = BOARD_IOAPIC_ID,
+                               .sci_irq = BOARD_SCI_IRQ,
+                               .pm_base = BOARD_PM_BASE,
+                               .pm_timer_32 = true,
+                               .smi_port = ACPI_SMI_PORT,
+                               .acpi_enable = ACPI_SMI_ENABLE,
+                               .acpi_disable = ACPI_SMI_DISABLE,
+                               .reset_port = BOARD_RESET_PORT,
+                               .reset_value = BOARD_RESET_VALUE,
+                               .hpet_base = LAYOUT_HPET,
+                               .hpet_id = (uint32_t)memory_mmio_read(machine->memory, LAYOUT_HPET, 4),
+                               .serial_ports = 1};
+    machine->rsdp = 0;
+    if (acpi_tables_build(&acpi, LAYOUT_TABLES + ACPI_TABLES_ALIGN, &blob, &err)) {
+        log_error("ACPI tables: %s", err.message);
+        return;
+    }
+    if (LAYOUT_TABLES + ACPI_TABLES_ALIGN + blob.size <= LAYOUT_SMBIOS) {
+        memory_write(machine->memory, LAYOUT_TABLES, blob.rsdp, sizeof(blob.rsdp));
+        memory_write(machine->memory, LAYOUT_TABLES + ACPI_TABLES_ALIGN, blob.data, blob.size);
+        machine->rsdp = LAYOUT_TABLES;
+    }
+    acpi_blob_free(&blob);
+}
