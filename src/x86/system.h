@@ -165,7 +165,8 @@ uint64_t x86_xinuse(struct x86_cpu *cpu);
 // Size of the XSAVE area for CPUID.0Dh.
 uint32_t x86_xsave_size(uint64_t xcr0, bool compacted);
 // #NM/#UD/#MF checks that x87, MMX, SSE and AVX instructions start with.
-void x86_check_x87(struct x86_cpu *cpu, bool wait);
+void x86_check_x87(struct x86_cpu *cpu, bool wait); // wait: reports pending exceptions (not FN...)
+void x86_check_fwait(struct x86_cpu *cpu);          // FWAIT itself: TS counts with MP only
 void x86_check_mmx(struct x86_cpu *cpu);
 void x86_check_sse(struct x86_cpu *cpu);
 void x86_check_avx(struct x86_cpu *cpu);
