@@ -30,7 +30,8 @@ ATTRS = {'lock': 'LOCKABLE', 'rep': 'REP', 'repz': 'REPZ', 'only64': 'ONLY64', '
          'd64': 'D64', 'f64': 'F64', 'sensitive': 'SENSITIVE', 'branch': 'BRANCH',
          'end': 'END_BLOCK', 'prot': 'PROT', 'align': 'ALIGN', 'fpexc': 'FPEXC', 'stack': 'STACK',
          'xacq': 'XACQ', 'nowait': 'NOWAIT', 'x87': 'X87', 'mmx': 'MMX', 'sse': 'SSE',
-         'amdw0': 'AMD_W0', 'feat64': 'FEAT64', 'avx2l': 'AVX2_L', 'avxtoo': 'AVX_TOO'}
+         'amdw0': 'AMD_W0', 'feat64': 'FEAT64', 'avx2l': 'AVX2_L', 'avxtoo': 'AVX_TOO',
+         'intel': 'INTEL'}
 PRIVILEGE = {'cpl0': 'CPL0', 'iopl': 'IOPL', 'priv': 'OTHER'}
 TREATMENT = {'helper': 'HELPER', 'copy': 'COPY', 'mem': 'MEM', 'control': 'CONTROL'}
 FLAG_BITS = {'O': 11, 'S': 7, 'Z': 6, 'A': 4, 'P': 2, 'C': 0, 'D': 10, 'I': 9, 'T': 8, 'N': 14}

@@ -160,10 +160,8 @@ static bool read_vex(struct decoder *d, uint8_t escape, uint8_t *opcode)
     insn->vvvv = (~b2 >> 3) & 15;
     insn->vex_l = (b2 >> 2) & 1;
     insn->vex_w = (d->rex & REX_W) != 0;
-    if (!code64) {
+    if (!code64)
         d->rex = 0;
-        insn->vvvv &= 7;
-    }
     d->rep = pp_rep[b2 & 3];
     d->opsize66 = (b2 & 3) == 1;
     d->vex = true;
@@ -244,6 +242,8 @@ static bool form_matches(const struct decoder *d, const struct x86_form *form)
     if (form->rex_b >= 0 && (d->rex & REX_B) != form->rex_b)
         return false;
     if (form->attr & (code64 ? X86_INSN_NO64 : X86_INSN_ONLY64))
+        return false;
+    if (d->amd && (form->attr & X86_INSN_INTEL))
         return false;
     if (!x86_has(d->model, form->feature) && (code64 || !(form->attr & X86_INSN_FEAT64)))
         return false;
@@ -384,6 +384,8 @@ static bool resolve_registers(struct decoder *d, const struct x86_form *form)
     }
     if (d->vex && !uses_vvvv && insn->vvvv != 0)
         return undefined(d);
+    if (d->code != X86_CODE64)
+        insn->vvvv &= 7;
     return true;
 }
 

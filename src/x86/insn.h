@@ -138,6 +138,7 @@ enum x86_treatment { // how a translator handles it
 #define X86_INSN_FEAT64 0x200000   // `feature` is needed in 64-bit mode only
 
 #define X86_INSN_AVX2_L 0x400000   // the 256-bit form needs AVX2
+#define X86_INSN_INTEL 0x1000000   // #UD on AMD
 #define X86_INSN_AVX_TOO 0x800000  // needs AVX besides `feature`
 
 enum x86_opsize_rule {
