@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+// The I/O APIC with two local APICs behind it.
+#include "device_test.h"
+#include "devices/chipset/ioapic.h"
+
+struct fixture {
+    struct clock_counted clock;
+    struct timer_queue queue;
+    struct lapic_bus *bus;
+    struct lapic *cpu[2];
+    struct ioapic *ioapic;
+    struct io_region region;
+    unsigned nmis, extints;
+};
+
+static void ignore(void *opaque, unsigned cpu)
+{
+}
+
+static void on_nmi(void *opaque, unsigned cpu)
+{
+    ((struct fixture *)opaque)->nmis++;
+}
+
+static void on_sipi(void *opaque, unsigned cpu, uint8_t vector)
+{
+    fail_msg("an I/O APIC sent a SIPI");
+}
+
+static int on_extint(void *opaque)
+{
+    ((struct fixture *)opaque)->extints++;
+    return 0x20;
+}
+
+static void on_eoi(void *opaque, uint8_t vector)
+{
+    ioapic_eoi(((struct fixture *)opaque)->ioapic, vector);
+}
+
+static uint32_t rd(struct fixture *f, uint8_t reg)
+{
+    region_write(&f->region, IOAPIC_DEFAULT_BASE, reg, 4);
+    return region_read(&f->region, IOAPIC_DEFAULT_BASE + 0x10, 4);
+}
+
+static void wr(struct fixture *f, uint8_t reg, uint32_t value)
+{
+    region_write(&f->region, IOAPIC_DEFAULT_BASE, reg, 4);
+    region_write(&f->region, IOAPIC_DEFAULT_BASE + 0x10, value, 4);
+}
+
+static void route(struct fixture *f, unsigned pin, uint8_t dest, uint32_t low)
+{
+    wr(f, 0x11 + 2 * pin, (uint32_t)dest << 24);
+    wr(f, 0x10 + 2 * pin, low);
+}
+
+static void eoi(struct lapic *lapic)
+{
+    lapic_mmio_write(lapic, 0x0b, 0);
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof(*f));
+
+    clock_counted_init(&f->clock, 0);
+    timer_queue_init(&f->queue, &f->clock.clock);
+    f->bus = lapic_bus_create(&(struct lapic_bus_config){.cpu_count = 2,
+                                                         .timers = &f->queue,
+                                                         .opaque = f,
+                                                         .ops = {.interrupt = ignore,
+                                                                 .nmi = on_nmi,
+                                                                 .smi = ignore,
+                                                                 .init = ignore,
+                                                                 .sipi = on_sipi,
+                                                                 .extint_ack = on_extint,
+                                                                 .eoi = on_eoi}},
+                              NULL);
+    f->ioapic = ioapic_create(&(struct ioapic_config){.bus = f->bus, .id = 2}, NULL);
+    ioapic_region(f->ioapic, &f->region);
+    for (int i = 0; i < 2; i++) {
+        f->cpu[i] = lapic_bus_get(f->bus, i);
+        lapic_mmio_write(f->cpu[i], 0x0f, 0x1ff);
+        lapic_mmio_write(f->cpu[i], 0x0d, 0x01000000u << i);
+    }
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+
+    ioapic_destroy(f->ioapic);
+    lapic_bus_destroy(f->bus);
+    timer_queue_destroy(&f->queue);
+    free(f);
+    return 0;
+}
+
+static void test_registers(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_int_equal(rd(f, 0), 2u << 24);
+    assert_int_equal(rd(f, 1), 0x00170020);
+    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {
+        assert_int_equal(rd(f, 0x10 + 2 * pin), 0x10000);
+        assert_int_equal(rd(f, 0x11 + 2 * pin), 0);
+    }
+    wr(f, 0, 0xffffffff);
+    assert_int_equal(rd(f, 0), 0x0f000000);
+    wr(f, 0x12, 0xffffffff);
+    assert_int_equal(rd(f, 0x12), 0x1afff); // reserved and read-only bits stay clear
+    wr(f, 0x13, 0xffffffff);
+    assert_int_equal(rd(f, 0x13), 0xff000000);
+    wr(f, 0x40, 0xffffffff); // past the last pin
+    assert_int_equal(rd(f, 0x40), 0);
+    assert_int_equal(rd(f, 0xff), 0);
+    assert_int_equal(region_read(&f->region, IOAPIC_DEFAULT_BASE, 1), 0xff);
+}
+
+static void test_edge(void **state)
+{
+    struct fixture *f = *state;
+
+    ioapic_input(f->ioapic, 4, true); // masked: lost
+    route(f, 4, 1, 0x34);
+    assert_int_equal(lapic_ack(f->cpu[1]), -1);
+    ioapic_input(f->ioapic, 4, false);
+    ioapic_input(f->ioapic, 4, true);
+    assert_int_equal(lapic_ack(f->cpu[0]), -1);
+    assert_int_equal(lapic_ack(f->cpu[1]), 0x34);
+    ioapic_input(f->ioapic, 4, true); // no new edge
+    eoi(f->cpu[1]);
+    assert_int_equal(lapic_ack(f->cpu[1]), -1);
+    assert_int_equal(rd(f, 0x18), 0x34); // no remote IRR
+}
+
+static void test_level(void **state)
+{
+    struct fixture *f = *state;
+
+    ioapic_input(f->ioapic, 11, true);
+    route(f, 11, 0, 0xa03b); // level, active low
+    assert_int_equal(rd(f, 0x10 + 22), 0xe03b);
+    assert_int_equal(lapic_ack(f->cpu[0]), 0x3b);
+    ioapic_input(f->ioapic, 11, false);
+    ioapic_input(f->ioapic, 11, true);
+    assert_int_equal(lapic_ack(f->cpu[0]), -1); // one per EOI
+    eoi(f->cpu[0]);
+    assert_int_equal(lapic_ack(f->cpu[0]), 0x3b);
+    ioapic_input(f->ioapic, 11, false);
+    eoi(f->cpu[0]);
+    assert_int_equal(lapic_ack(f->cpu[0]), -1);
+    assert_int_equal(rd(f, 0x10 + 22), 0xa03b);
+
+    // Masked while in service: quiet until it is unmasked.
+    ioapic_input(f->ioapic, 11, true);
+    assert_int_equal(lapic_ack(f->cpu[0]), 0x3b);
+    wr(f, 0x10 + 22, 0x1a03b);
+    assert_int_equal(rd(f, 0x10 + 22), 0x1e03b);
+    eoi(f->cpu[0]);
+    assert_int_equal(rd(f, 0x10 + 22), 0x1a03b);
+    assert_int_equal(lapic_ack(f->cpu[0]), -1);
+    wr(f, 0x10 + 22, 0xa03b);
+    assert_int_equal(lapic_ack(f->cpu[0]), 0x3b);
+}
+
+static void test_eoi_register_and_edge_trick(void **state)
+{
+    struct fixture *f = *state;
+
+    lapic_mmio_write(f->cpu[0], 0x0f, 0x11ff); // no broadcast
+    route(f, 16, 0, 0x8050);
+    ioapic_input(f->ioapic, 16, true);
+    assert_int_equal(lapic_ack(f->cpu[0]), 0x50);
+    eoi(f->cpu[0]);
+    assert_int_equal(lapic_ack(f->cpu[0]), -1);
+    region_write(&f->region, IOAPIC_DEFAULT_BASE + 0x40, 0x50, 4);
+    assert_int_equal(lapic_ack(f->cpu[0]), 0x50);
+    eoi(f->cpu[0]);
+    // The way of version 11h: to edge and back, masked.
+    wr(f, 0x10 + 32, 0x10050);
+    assert_int_equal(rd(f, 0x10 + 32), 0x10050);
+    wr(f, 0x10 + 32, 0x8050);
+    assert_int_equal(lapic_ack(f->cpu[0]), 0x50);
+}
+
+static void test_modes(void **state)
+{
+    struct fixture *f = *state;
+
+    route(f, 1, 0x03, 0x0841); // logical, both
+    ioapic_input(f->ioapic, 1, true);
+    assert_int_equal(lapic_ack(f->cpu[0]), 0x41);
+    assert_int_equal(lapic_ack(f->cpu[1]), 0x41);
+    route(f, 2, 0x03, 0x0952); // lowest priority
+    lapic_set_cr8(f->cpu[0], 8);
+    ioapic_input(f->ioapic, 2, true);
+    assert_int_equal(lapic_ack(f->cpu[1]), 0x52);
+    route(f, 3, 0, 0x8400); // NMI, "level" means nothing
+    ioapic_input(f->ioapic, 3, true);
+    ioapic_input(f->ioapic, 3, true);
+    assert_int_equal(f->nmis, 1);
+    assert_int_equal(rd(f, 0x16), 0x8400);
+    route(f, 0, 0, 0x0700); // ExtINT
+    ioapic_input(f->ioapic, 0, true);
+    assert_int_equal(lapic_ack(f->cpu[0]), 0x20);
+    assert_int_equal(f->extints, 1);
+    route(f, 5, 0, 0x0655); // SIPI, reserved modes
+    ioapic_input(f->ioapic, 5, true);
+    route(f, 6, 0, 0x8355);
+    ioapic_input(f->ioapic, 6, true);
+    // Nobody takes it: no remote IRR, tried again at the next event.
+    route(f, 7, 9, 0x8060);
+    ioapic_input(f->ioapic, 7, true);
+    assert_int_equal(rd(f, 0x1e), 0x8060);
+    wr(f, 0x1f, 1u << 24);
+    assert_int_equal(lapic_ack(f->cpu[1]), 0x60);
+}
+
+static void test_state(void **state)
+{
+    struct fixture *f = *state;
+    struct ioapic *copy = ioapic_create(&(struct ioapic_config){.bus = f->bus}, NULL);
+
+    route(f, 11, 0, 0xa03b);
+    ioapic_input(f->ioapic, 11, true);
+    check_state(&ioapic_state, f->ioapic, copy);
+    lapic_ack(f->cpu[0]);
+    eoi(f->cpu[0]);
+    lapic_ack(f->cpu[0]);
+    ioapic_eoi(copy, 0x3b);
+    eoi(f->cpu[0]);
+    assert_int_equal(lapic_ack(f->cpu[0]), 0x3b);
+    f->ioapic->redirection[3] = UINT64_C(1) << 40;
+    struct state_buffer buffer = {0};
+    size_t offset = 0;
+    assert_int_equal(state_save(&buffer, &ioapic_state, f->ioapic), 0);
+    assert_int_equal(state_load(&buffer, &offset, &ioapic_state, copy, NULL), -1);
+    state_buffer_free(&buffer);
+    ioapic_destroy(copy);
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        T(test_registers), T(test_edge),  T(test_level), T(test_eoi_register_and_edge_trick),
+        T(test_modes),     T(test_state),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
