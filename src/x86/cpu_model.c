@@ -9,7 +9,6 @@
 //    it.
 #include "x86/cpuid.h"
 
-#include <cpuid.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -65,20 +64,32 @@ static bool vendor_lacks(enum x86_vendor vendor, unsigned feature)
     return vendor == X86_VENDOR_INTEL && (feature == F(mmxext) || feature == F(cr8_legacy));
 }
 
+// (<cpuid.h> would be this folder's.) False when the host does not have the leaf.
+static bool host_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t r[4])
+{
+    __asm__ volatile("cpuid"
+                     : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3])
+                     : "a"(leaf & 0x80000000), "c"(0));
+    if (r[0] < leaf)
+        return false;
+    __asm__ volatile("cpuid"
+                     : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3])
+                     : "a"(leaf), "c"(subleaf));
+    return true;
+}
+
 static bool host_bit(unsigned feature)
 {
     const struct feature_info *f = &features[feature];
-    unsigned r[4];
-    if (!__get_cpuid_count(f->leaf, f->subleaf, &r[0], &r[1], &r[2], &r[3]))
-        return false;
-    return (r[f->reg] >> f->bit) & 1;
+    uint32_t r[4];
+    return host_cpuid(f->leaf, f->subleaf, r) && ((r[f->reg] >> f->bit) & 1);
 }
 
 // The host's operating system switches YMM state.
 static bool host_has_ymm(void)
 {
-    unsigned a, b, c, d, low, high;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !((c >> 27) & 1))
+    uint32_t low, high;
+    if (!host_bit(X86_FEATURE_osxsave))
         return false;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return (low & 6) == 6;
@@ -121,10 +132,9 @@ static void feature_remove(struct x86_cpu_model *model, unsigned feature)
 
 static enum x86_vendor host_vendor(void)
 {
-    unsigned a, b, c, d;
-    if (__get_cpuid(0, &a, &b, &c, &d) && (b == signature_AMD_ebx || b == 0x6f677948)) // or Hygon
-        return X86_VENDOR_AMD;
-    return X86_VENDOR_INTEL;
+    uint32_t r[4];
+    bool amd = host_cpuid(0, 0, r) && (r[1] == 0x68747541 || r[1] == 0x6f677948); // Auth, Hygo
+    return amd ? X86_VENDOR_AMD : X86_VENDOR_INTEL;
 }
 
 // "sse4.1", "SSE4_1", "tsc-deadline", "lzcnt", "arch-capabilities" mean what people expect.
