@@ -116,6 +116,19 @@ static void power_off(void *opaque)
     machine_request_end(opaque, MACHINE_POWER_OFF);
 }
 
+static void guest_reset(void *opaque)
+{
+    machine_request_reset(opaque);
+}
+static void set_a20(void *opaque, bool enabled)
+{
+    memory_set_a20(((struct machine *)opaque)->memory, enabled);
+}
+static bool get_a20(void *opaque)
+{
+    return memory_a20(((struct machine *)opaque)->memory);
+}
+
 static void uart_transmit(void *opaque, const uint8_t *data, size_t length)
 {
     struct machine *machine = opaque;
@@ -240,10 +253,26 @@ static int create_serial(struct machine *machine, struct error *err)
     return add_regions(machine, &region, 1, false, err);
 }
 
+static int create_i8042(struct machine *machine, struct error *err)
+{
+    struct io_region region[2];
+
+    i8042_init(&machine->board.i8042,
+               &(struct i8042_config){.irq_keyboard = isa_line(machine, 1),
+                                      .irq_mouse = isa_line(machine, 12),
+                                      .set_a20 = set_a20,
+                                      .a20 = get_a20,
+                                      .reset = guest_reset,
+                                      .opaque = machine});
+    i8042_regions(&machine->board.i8042, &region[0], &region[1]);
+    return add_regions(machine, region, 2, false, err);
+}
+
 int board_create(struct machine *machine, struct error *err)
 {
     return create_interrupt_controllers(machine, err) || create_timers(machine, err) ||
-                   create_power_management(machine, err) || create_serial(machine, err)
+                   create_power_management(machine, err) || create_serial(machine, err) ||
+                   create_i8042(machine, err)
                ? -1
                : 0;
 }
@@ -280,6 +309,7 @@ void board_reset(struct machine *machine)
     rtc_set_memory_size(&board->rtc, below, size - below);
     acpi_pm_reset(&board->acpi_pm);
     uart16550_reset(&board->uart);
+    i8042_reset(&board->i8042);
     memory_set_a20(machine->memory, true); // as the firmware we stand in for leaves it
 }
 
@@ -308,7 +338,8 @@ void board_tables(struct machine *machine)
                                .reset_value = BOARD_RESET_VALUE,
                                .hpet_base = LAYOUT_HPET,
                                .hpet_id = (uint32_t)memory_mmio_read(machine->memory, LAYOUT_HPET, 4),
-                               .serial_ports = 1};
+                               .serial_ports = 1,
+                               .i8042 = true};
     machine->rsdp = 0;
     if (acpi_tables_build(&acpi, LAYOUT_TABLES + ACPI_TABLES_ALIGN, &blob, &err)) {
         log_error("ACPI tables: %s", err.message);

@@ -12,6 +12,7 @@
 #include "base/loop.h"
 #include "devices/chipset/acpi_pm.h"
 #include "devices/chipset/hpet.h"
+#include "devices/chipset/i8042.h"
 #include "devices/chipset/ioapic.h"
 #include "devices/chipset/lapic.h"
 #include "devices/chipset/pic.h"
@@ -54,6 +55,7 @@ struct board {
     struct rtc rtc;
     struct acpi_pm acpi_pm;
     struct uart16550 uart;
+    struct i8042 i8042;
 };
 
 struct machine {
