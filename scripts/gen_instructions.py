@@ -34,7 +34,8 @@ ATTRS = {'lock': 'LOCKABLE', 'rep': 'REP', 'repz': 'REPZ', 'only64': 'ONLY64', '
          'intel': 'INTEL'}
 PRIVILEGE = {'cpl0': 'CPL0', 'iopl': 'IOPL', 'priv': 'OTHER'}
 TREATMENT = {'helper': 'HELPER', 'copy': 'COPY', 'mem': 'MEM', 'control': 'CONTROL'}
-FLAG_BITS = {'O': 11, 'S': 7, 'Z': 6, 'A': 4, 'P': 2, 'C': 0, 'D': 10, 'I': 9, 'T': 8, 'N': 14}
+FLAG_BITS = {'O': 11, 'S': 7, 'Z': 6, 'A': 4, 'P': 2, 'C': 0, 'D': 10, 'I': 9, 'T': 8, 'N': 14,
+             'K': 18}
 OTHER_FLAGS = 0x3000 | 0x10000 | 0x20000 | 0x40000 | 0x80000 | 0x100000 | 0x200000
 GPRS = {n: i for i, n in enumerate('ax cx dx bx sp bp si di r8 r9 r10 r11'.split())}
 MAPS = {'1': 0, '0F': 1, '0F38': 2, '0F3A': 3}
