@@ -5,8 +5,8 @@
 //
 // Rules to keep:
 //  - Tables are read by linear address with supervisor rights (sys_*), stacks of the current
-//  privilege
-//    level with the current one's rights, stacks of an inner level with supervisor rights.
+//    privilege level with the current one's rights, stacks of an inner level with supervisor
+//    rights.
 //  - Nothing architectural changes between the first check and x86_frame_reserve(); after that only
 //    commits that cannot fail.
 #pragma once
@@ -22,8 +22,7 @@ static inline bool x86_is_amd(const struct x86_cpu *cpu)
     return cpu->model != NULL && cpu->model->vendor == X86_VENDOR_AMD;
 }
 
-// --- descriptors (SDM vol. 3, 3.4.5 and 6.11)
-// -------------------------------------------------------
+// --- descriptors (SDM vol. 3, 3.4.5 and 6.11) ----------------------------------------------------
 #define X86_TYPE_ACCESSED 1
 #define X86_TYPE_WRITABLE 2 // data
 #define X86_TYPE_READABLE 2 // code
@@ -134,8 +133,7 @@ static inline void x86_seg_from_desc(struct x86_seg *seg, uint16_t sel, const st
     seg->base = x86_desc_base(d);
 }
 
-// --- the processor's own accesses
-// ------------------------------------------------------------------
+// --- the processor's own accesses ----------------------------------------------------------------
 ALWAYS_INLINE struct x86_tlb_entry *x86_sys_entry(struct x86_cpu *cpu, gva_t lin)
 {
     unsigned set = cpu->cr4 & X86_CR4_SMAP ? X86_TLB_SUPERVISOR_SMAP : X86_TLB_SUPERVISOR;
@@ -205,9 +203,8 @@ static inline void x86_desc_touch(struct x86_cpu *cpu, struct x86_desc *d)
 void x86_sys_or8(struct x86_cpu *cpu, gva_t lin, uint8_t bits);
 void x86_sys_andnot8(struct x86_cpu *cpu, gva_t lin, uint8_t bits);
 
-// --- segments
-// ------------------------------------------------------------------------------------------ Is
-// [off, off+size) within the segment? Only the limit; not for 64-bit mode.
+// --- segments ------------------------------------------------------------------------------------
+// Is [off, off+size) within the segment? Only the limit; not for 64-bit mode.
 static inline bool x86_seg_within(const struct x86_seg *seg, uint32_t off, unsigned size)
 {
     uint64_t last = (uint64_t)off + size - 1;
@@ -241,9 +238,8 @@ static inline void x86_check_target(struct x86_cpu *cpu, const struct x86_desc *
     }
 }
 
-// --- returns (iret.c)
-// --------------------------------------------------------------------------------- The code
-// segment RET or IRET goes to: checks, no change.
+// --- returns (iret.c) ----------------------------------------------------------------------------
+// The code segment RET or IRET goes to: checks, no change.
 void x86_return_cs(struct x86_cpu *cpu, uint16_t sel, struct x86_desc *cs);
 // The stack segment popped by a return to new_cpl and code segment cs; sets the accessed bit.
 void x86_return_ss(struct x86_cpu *cpu, uint16_t sel, unsigned new_cpl, const struct x86_desc *cs,
@@ -252,10 +248,9 @@ void x86_return_ss(struct x86_cpu *cpu, uint16_t sel, unsigned new_cpl, const st
 void x86_return_commit(struct x86_cpu *cpu, uint16_t cs_sel, const struct x86_desc *cs,
                        const struct x86_seg *ss, uint64_t sp);
 
-// --- derived state
-// ------------------------------------------------------------------------------------ Parts of
-// x86_mode_changed(). cs_loaded: CS and perhaps cpl changed; ss_loaded: SS changed; cpl_changed:
-// only cpl (or AC).
+// --- derived state -------------------------------------------------------------------------------
+// Parts of x86_mode_changed(). cs_loaded: CS and perhaps cpl changed; ss_loaded: SS changed;
+// cpl_changed: only cpl (or AC).
 void x86_cs_loaded(struct x86_cpu *cpu);
 void x86_ss_loaded(struct x86_cpu *cpu);
 static inline void x86_cpl_changed(struct x86_cpu *cpu)
@@ -263,8 +258,7 @@ static inline void x86_cpl_changed(struct x86_cpu *cpu)
     x86_tlb_select(cpu);
 }
 
-// --- stack frames
-// -----------------------------------------------------------------------------------
+// --- stack frames --------------------------------------------------------------------------------
 struct x86_frame {
     const struct x86_seg *ss; // NULL: 64-bit stack
     uint64_t base, lin_mask;

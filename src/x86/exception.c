@@ -11,8 +11,7 @@
 //  - cpu->rip is the address to return to when x86_deliver() is called.
 #include "x86/descriptor.h"
 
-// --- raising
-// ------------------------------------------------------------------------------------------
+// --- raising -------------------------------------------------------------------------------------
 
 _Noreturn void x86_raise(struct x86_cpu *cpu, enum x86_vector vector)
 {
@@ -36,8 +35,7 @@ _Noreturn void x86_raise_pf(struct x86_cpu *cpu, gva_t lin, uint32_t error)
     x86_raise_error(cpu, X86_PF, error);
 }
 
-// --- delivery
-// -------------------------------------------------------------------------------------------
+// --- delivery ------------------------------------------------------------------------------------
 
 struct event {
     enum x86_deliver_kind kind;
@@ -313,8 +311,7 @@ void x86_deliver(struct x86_cpu *cpu, enum x86_deliver_kind kind, uint8_t vector
     }
 }
 
-// --- combining
-// -------------------------------------------------------------------------------------------
+// --- combining -----------------------------------------------------------------------------------
 
 enum fault_class {
     BENIGN,
@@ -371,8 +368,7 @@ bool x86_fault_pending(struct x86_cpu *cpu)
     return true;
 }
 
-// --- events at instruction boundaries
-// -----------------------------------------------------------------
+// --- events at instruction boundaries ------------------------------------------------------------
 
 void x86_single_step_done(struct x86_cpu *cpu)
 {

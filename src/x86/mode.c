@@ -5,11 +5,10 @@
 //
 // Rules to keep:
 //  - Derived fields are written here only. cpl is truth in protected mode, derived in real (0) and
-//  V86
-//    mode (3).
+//    V86 mode (3).
 //  - Segment loads and privilege changes are frequent: they take the narrow functions
-//  (descriptor.h),
-//    x86_mode_changed() is for control register writes, V86 entry and exit, and state loading.
+//    (descriptor.h), x86_mode_changed() is for control register writes, V86 entry and exit, and
+//    state loading.
 #include "x86/descriptor.h"
 
 static void seg_derive(struct x86_cpu *cpu, unsigned n)

@@ -9,8 +9,7 @@
 //  - Vendors: a null selector loaded by MOV leaves base and limit on AMD, clears them on Intel.
 #include "x86/descriptor.h"
 
-// --- table bytes
-// ------------------------------------------------------------------------------------
+// --- table bytes ---------------------------------------------------------------------------------
 
 // The host byte behind lin when the processor may write it in RAM, after filling the TLB.
 static _Atomic uint8_t *sys_byte(struct x86_cpu *cpu, gva_t lin, struct x86_tlb_entry **entry)
@@ -55,8 +54,7 @@ void x86_desc_touch_slow(struct x86_cpu *cpu, struct x86_desc *d)
     d->hi |= X86_TYPE_ACCESSED << 8;
 }
 
-// --- stack frames
-// -------------------------------------------------------------------------------------
+// --- stack frames --------------------------------------------------------------------------------
 
 void x86_frame_reserve(struct x86_cpu *cpu, const struct x86_frame *f, unsigned slots,
                        unsigned slot, uint32_t error)
@@ -110,8 +108,7 @@ void x86_frame_write_slow(struct x86_cpu *cpu, const struct x86_frame *f, gva_t 
         x86_write_slow(cpu, X86_SS, lin, value, slot);
 }
 
-// --- stacks of inner levels (SDM vol. 3, 7.2, 7.7)
-// ---------------------------------------------------
+// --- stacks of inner levels (SDM vol. 3, 7.2, 7.7) -----------------------------------------------
 
 void x86_tss_stack(struct x86_cpu *cpu, unsigned level, uint32_t ext, uint16_t *ss, uint32_t *esp)
 {
@@ -151,8 +148,7 @@ void x86_inner_ss(struct x86_cpu *cpu, uint16_t sel, unsigned new_cpl, uint32_t 
     seg->attr |= X86_TYPE_ACCESSED;
 }
 
-// --- loading
-// --------------------------------------------------------------------------------------------
+// --- loading -------------------------------------------------------------------------------------
 
 void x86_seg_null(struct x86_cpu *cpu, unsigned n, uint16_t sel)
 {
@@ -316,8 +312,7 @@ void x86_ltr(struct x86_cpu *cpu, uint16_t sel)
     cpu->tr.base = base;
 }
 
-// --- LAR, LSL, VERR, VERW
-// -------------------------------------------------------------------------------
+// --- LAR, LSL, VERR, VERW ------------------------------------------------------------------------
 
 // System types that LAR and LSL accept, as a bit per type.
 #define LAR_LEGACY 0x1a3eu // 1 2 3 4 5 9 B C

@@ -54,6 +54,7 @@ static const struct state_field cpu_fields[] = {
     CPU(activity),
     CPU(events),
     CPU(icount),
+    CPU_TRANSIENT(soft),
     CPU_ARRAY(vec),
     CPU(mxcsr),
     STATE_STRUCT(struct x86_cpu, x87, struct x86_x87, x87_fields),
@@ -105,11 +106,11 @@ static const struct state_field cpu_fields[] = {
     CPU_TRANSIENT(model),
     CPU_TRANSIENT(interp),
     CPU_TRANSIENT(engine_vcpu),
+    CPU_TRANSIENT(fpu_resident),
     STATE_END,
 };
 
-// --- what a loaded state must satisfy
-// ---------------------------------------------------------------
+// --- what a loaded state must satisfy ------------------------------------------------------------
 
 #define CR0_DEFINED UINT64_C(0xe005003f)
 #define CR4_DEFINED UINT64_C(0x00771fff)

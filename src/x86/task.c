@@ -89,8 +89,7 @@ static void save_task(struct x86_cpu *cpu, const struct layout *l, uint64_t base
         x86_sys_write16(cpu, base + l->seg + i * l->seg_step, cpu->seg[i].sel);
 }
 
-// --- the new task's segments (SDM vol. 3, table 7-1)
-// ---------------------------------------------------
+// --- the new task's segments (SDM vol. 3, table 7-1) ---------------------------------------------
 
 static _Noreturn void ts(struct x86_cpu *cpu, uint16_t sel, uint32_t ext)
 {
@@ -168,8 +167,7 @@ static void load_segments(struct x86_cpu *cpu, const struct incoming *in, uint32
     load_data(cpu, X86_GS, in->seg[X86_GS], ext);
 }
 
-// --- the switch
-// ----------------------------------------------------------------------------------------------
+// --- the switch ----------------------------------------------------------------------------------
 
 static void read_tss_descriptor(struct x86_cpu *cpu, uint16_t sel, enum x86_task_reason reason,
                                 uint32_t ext, struct x86_desc *d)

@@ -43,8 +43,7 @@ static bool bad_long(const struct x86_cpu *cpu, const struct x86_desc *cs)
     return cpu->long_mode && x86_desc_long(cs) && x86_desc_db(cs);
 }
 
-// --- call gates
-// -------------------------------------------------------------------------------------------
+// --- call gates ----------------------------------------------------------------------------------
 
 struct gate {
     uint16_t cs_sel;
@@ -137,8 +136,7 @@ static void call_inner(struct x86_cpu *cpu, const struct gate *gate, struct x86_
     x86_ss_loaded(cpu);
 }
 
-// --- far JMP and CALL
-// -------------------------------------------------------------------------------------
+// --- far JMP and CALL ----------------------------------------------------------------------------
 
 // Pushes CS and the return address of a far CALL that stays at its level, and goes there.
 static void call_same(struct x86_cpu *cpu, uint16_t sel, struct x86_desc *cs, uint64_t target,
@@ -273,8 +271,7 @@ void x86_far_call(struct x86_cpu *cpu, uint16_t sel, uint64_t off, unsigned opsi
     far_transfer(cpu, sel, off, opsize, true);
 }
 
-// --- far RET
-// ------------------------------------------------------------------------------------------------
+// --- far RET -------------------------------------------------------------------------------------
 
 void x86_far_ret(struct x86_cpu *cpu, unsigned opsize, uint16_t pop_bytes)
 {
