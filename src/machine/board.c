@@ -12,8 +12,6 @@
 #define BOARD_COM1 0x3f8
 #define BOARD_COM1_IRQ 4
 #define BOARD_IOAPIC_ID 0
-#define BOARD_RESET_PORT 0xcf9
-#define BOARD_RESET_VALUE 0x06
 
 // --- interrupts ------------------------------------------------------------------------------------------
 
@@ -127,6 +125,26 @@ static void set_a20(void *opaque, bool enabled)
 static bool get_a20(void *opaque)
 {
     return memory_a20(((struct machine *)opaque)->memory);
+}
+
+// Without firmware behind the reset vector an INIT of the processors alone leads nowhere: both kinds of
+// reset start the machine over.
+static void port_reset(void *opaque, bool hard)
+{
+    machine_request_reset(opaque);
+}
+// The debug console: whole lines to the log, for people who write kernels (croft run --verbose).
+static void debug_character(void *opaque, uint8_t character)
+{
+    struct board *board = &((struct machine *)opaque)->board;
+    bool newline = character == '\n';
+    if (!newline)
+        board->debug_line[board->debug_length++] = (char)character;
+    if (newline || board->debug_length == sizeof(board->debug_line) - 1) {
+        board->debug_line[board->debug_length] = 0;
+        log_info("port E9h: %s", board->debug_line);
+        board->debug_length = 0;
+    }
 }
 
 static void uart_transmit(void *opaque, const uint8_t *data, size_t length)
@@ -268,11 +286,28 @@ static int create_i8042(struct machine *machine, struct error *err)
     return add_regions(machine, region, 2, false, err);
 }
 
+static int create_ports(struct machine *machine, struct error *err)
+{
+    struct misc_ports *ports = &machine->board.ports;
+    struct io_region region[4];
+
+    misc_ports_init(ports, &(struct misc_ports_config){.set_a20 = set_a20,
+                                                       .a20 = get_a20,
+                                                       .reset = port_reset,
+                                                       .debug = debug_character,
+                                                       .opaque = machine});
+    misc_ports_post_region(ports, &region[0]);
+    misc_ports_control_a_region(ports, &region[1]);
+    misc_ports_debug_region(ports, &region[2]);
+    misc_ports_reset_region(ports, &region[3]);
+    return add_regions(machine, region, ARRAY_SIZE(region), false, err);
+}
+
 int board_create(struct machine *machine, struct error *err)
 {
     return create_interrupt_controllers(machine, err) || create_timers(machine, err) ||
                    create_power_management(machine, err) || create_serial(machine, err) ||
-                   create_i8042(machine, err)
+                   create_i8042(machine, err) || create_ports(machine, err)
                ? -1
                : 0;
 }
@@ -310,6 +345,7 @@ void board_reset(struct machine *machine)
     acpi_pm_reset(&board->acpi_pm);
     uart16550_reset(&board->uart);
     i8042_reset(&board->i8042);
+    misc_ports_reset(&board->ports);
     memory_set_a20(machine->memory, true); // as the firmware we stand in for leaves it
 }
 
@@ -334,8 +370,8 @@ void board_tables(struct machine *machine)
                                .smi_port = ACPI_SMI_PORT,
                                .acpi_enable = ACPI_SMI_ENABLE,
                                .acpi_disable = ACPI_SMI_DISABLE,
-                               .reset_port = BOARD_RESET_PORT,
-                               .reset_value = BOARD_RESET_VALUE,
+                               .reset_port = MISC_RESET_PORT,
+                               .reset_value = MISC_RESET_VALUE,
                                .hpet_base = LAYOUT_HPET,
                                .hpet_id = (uint32_t)memory_mmio_read(machine->memory, LAYOUT_HPET, 4),
                                .serial_ports = 1,

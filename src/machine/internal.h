@@ -15,6 +15,7 @@
 #include "devices/chipset/i8042.h"
 #include "devices/chipset/ioapic.h"
 #include "devices/chipset/lapic.h"
+#include "devices/chipset/misc_ports.h"
 #include "devices/chipset/pic.h"
 #include "devices/chipset/pit.h"
 #include "devices/chipset/rtc.h"
@@ -56,6 +57,9 @@ struct board {
     struct acpi_pm acpi_pm;
     struct uart16550 uart;
     struct i8042 i8042;
+    struct misc_ports ports;
+    char debug_line[256]; // what the guest wrote to port E9h, up to a newline
+    unsigned debug_length;
 };
 
 struct machine {
