@@ -255,6 +255,11 @@ static _Noreturn void child_run(void)
     sigaltstack(&stack, NULL);
     for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
         sigaction(signals[i], &action, NULL);
+    // A page that was never touched would fault as not present where Croft's page tables have it.
+    for (uint64_t page = ORACLE_WINDOW_BASE; page < ORACLE_WINDOW_END; page += PAGE_SIZE)
+        if (oracle_memory_offset(page) >= 0)
+            (void)*(volatile uint8_t *)(uintptr_t)page;
+    (void)*(volatile uint8_t *)(uintptr_t)ORACLE_CODE_BASE;
     struct itimerval limit = {.it_value.tv_sec = 5};
     setitimer(ITIMER_REAL, &limit, NULL); // SIGALRM ends a child that hangs
     started = false;
