@@ -309,6 +309,15 @@ void memory_add_listener(struct memory *memory, struct memory_listener *listener
     memory->listeners = listener;
 }
 
+void memory_remove_listener(struct memory *memory, struct memory_listener *listener)
+{
+    struct memory_listener **link = &memory->listeners;
+    while (*link && *link != listener)
+        link = &(*link)->next;
+    if (*link)
+        *link = listener->next;
+}
+
 static int io_add(struct io_space *space, const struct io_region *region, uint64_t limit,
                   struct error *err)
 {

@@ -72,6 +72,7 @@ int memory_add_pio(struct memory *memory, const struct io_region *region, struct
 void memory_remove_mmio(struct memory *memory, gpa_t base, void *opaque);
 void memory_remove_pio(struct memory *memory, uint64_t base, void *opaque);
 void memory_add_listener(struct memory *memory, struct memory_listener *listener);
+void memory_remove_listener(struct memory *memory, struct memory_listener *listener);
 
 void memory_lock(struct memory *memory); // the board lock; not recursive
 void memory_unlock(struct memory *memory);

@@ -119,7 +119,8 @@ ALWAYS_INLINE void interp_write(struct x86_cpu *cpu, unsigned seg, uint64_t off,
     }
 }
 // The r/m operand of `size` bytes.
-ALWAYS_INLINE uint64_t interp_get_rm(struct x86_cpu *cpu, const struct x86_insn *insn, unsigned size)
+ALWAYS_INLINE uint64_t interp_get_rm(struct x86_cpu *cpu, const struct x86_insn *insn,
+                                     unsigned size)
 {
     if (insn->has_mem)
         return interp_read(cpu, insn->seg, interp_ea(cpu, insn), size);

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decoded code: the compact instruction, the block, the cache of blocks of one vCPU, and what the vCPUs of
+// an engine share. Used by loop.c, cache.c, select.c and the threaded handlers.
+//
+// A block is straight-line code inside one page, found by guest-physical address and mode. Only a block
+// of a single instruction may lie across a page border; it is checked against both pages.
+//
+// Stopping a running block: whoever invalidates it overwrites the `fn` of all its instructions with
+// interp_stop. The next instruction's function is always loaded from memory, so the chain ends exactly
+// behind the instruction that is executing, and no handler has to ask.
+//
+// Invalidation: a store to a page with PAGE_FLAG_CODE reaches engine_code_written(). The storing vCPU drops
+// its own overlapping blocks at once; other vCPUs get the range queued with X86_EVENT_CODE.
+#pragma once
+
+#include "base/types.h"
+#include "engine/engine.h"
+#include "engine/interp/interp.h"
+#include <pthread.h>
+
+struct interp_insn;
+// Executes this and the following instructions; returns the one behind the last that retired.
+typedef const struct interp_insn *interp_fn(struct x86_cpu *cpu, const struct interp_insn *insn);
+
+// What threaded handlers need seldom and plain ones always.
+struct interp_detail {
+    struct x86_insn x;
+    interp_exec_fn *exec;
+    int64_t disp;     // displacement; RIP-relative: from the block's start
+    uint64_t ea_mask; // truncates to the address size
+    int64_t target;   // relative branch: from the block's start
+};
+
+// Registers are byte offsets into struct x86_cpu (which begins with gpr[]); base and index are 8-byte
+// slots of it, so that "no register" and RIP are slots like any other.
+struct interp_insn {
+    interp_fn *fn;
+    const struct interp_detail *detail;
+    int32_t disp;
+    int32_t imm; // relative branch: target as an offset from the block's start
+    uint8_t base, index, scale, seg;
+    uint8_t reg, rm;
+    uint16_t off; // from the block's start; the next insn's is where this one ends
+};
+_Static_assert(sizeof(struct interp_insn) == 32, "an array of them is walked all the time");
+_Static_assert(offsetof(struct x86_cpu, gpr) == 0, "registers are addressed from the start");
+_Static_assert(offsetof(struct x86_cpu, soft.zero) / 8 < 256, "slots are bytes");
+
+#define INTERP_SLOT_ZERO (offsetof(struct x86_cpu, soft.zero) / 8)
+#define INTERP_SLOT_RIP (offsetof(struct x86_cpu, soft.rip) / 8)
+
+#define INTERP_BLOCK_MAX 32 // instructions
+#define INTERP_NO_PAGE UINT64_MAX
+
+struct interp_block {
+    uint64_t key;    // interp_key(); 0 when dead
+    gpa_t gpa, gpa2; // of the first byte; of the second page, or INTERP_NO_PAGE
+    uint16_t bytes;
+    uint16_t count;                    // instructions, without the sentinel that follows them
+    struct interp_block *next, *next2; // in the lists of its first and second page
+    struct interp_insn insn[];
+};
+
+// A page that this vCPU has blocks of.
+struct interp_page {
+    uint64_t gfn;
+    struct interp_block *blocks;
+    struct interp_page *next; // in the hash chain
+};
+
+// A page that any vCPU has blocks of: shared, read without a lock.
+struct interp_code_page {
+    _Atomic uint64_t granules; // bit n: some block covers bytes of [64n, 64n+64)
+    uint32_t holders;          // vCPUs; under the engine's lock
+};
+
+#define INTERP_TABLE_BITS 16
+#define INTERP_TABLE_SIZE (1u << INTERP_TABLE_BITS)
+#define INTERP_PAGE_BUCKETS 4096u
+#define INTERP_INSNS_MAX (384u << 10)
+#define INTERP_QUEUE_MAX 64
+
+struct interp_entry {
+    uint64_t key;
+    struct interp_block *block;
+};
+
+struct interp_range {
+    gpa_t gpa;
+    uint64_t size;
+};
+
+struct interp_stats {
+    uint64_t blocks_run, blocks_decoded, insns_decoded, lookup_misses, cache_flushes;
+    uint64_t invalidations, blocks_killed, exceptions, interrupts, halts, steps;
+};
+
+struct interp {
+    struct x86_cpu *cpu;
+    struct engine *engine;
+    uint64_t limit; // icount at which to stop
+    uint32_t mode;  // part of the key
+    bool owns_tlb;
+    bool cs_limited; // CS has a limit that code may run into
+    struct interp_stats stats;
+
+    struct interp_entry *table; // INTERP_TABLE_SIZE
+    struct interp_page **pages; // INTERP_PAGE_BUCKETS
+    // Arenas, emptied all at once when full. A block lives in `bytes`, its details in `details`.
+    uint8_t *arena;
+    size_t arena_used, arena_size;
+    struct interp_detail *details;
+    size_t details_used, details_max;
+
+    // The block that runs, and the copy of a part of it that runs when the whole must not.
+    struct interp_block *running;
+    struct interp_insn part[INTERP_BLOCK_MAX + 1];
+    // For an instruction that cannot be cached (fetched from a device).
+    struct interp_block *loose;
+
+    pthread_mutex_t queue_lock;
+    struct interp_range queue[INTERP_QUEUE_MAX];
+    unsigned queued;
+    bool queue_overflow;
+    struct interp *next; // of the engine
+
+    uint64_t random_pool[32]; // RDRAND
+    unsigned random_left;
+};
+_Static_assert(INTERP_TABLE_BITS <= 20, "the hash mixes this far");
+
+#define INTERP_CODE_L0_BITS 14
+#define INTERP_CODE_L1_BITS 11
+#define INTERP_CODE_L2_BITS 11
+
+struct interp_code_leaf {
+    struct interp_code_page page[1u << INTERP_CODE_L2_BITS];
+};
+struct interp_code_node {
+    struct interp_code_leaf *_Atomic leaf[1u << INTERP_CODE_L1_BITS];
+};
+
+struct engine {
+    struct memory *memory;
+    struct memory_listener listener;
+    pthread_mutex_t lock;
+    struct interp *vcpus;
+    // By guest frame number, 36 bits; pages beyond are never cached.
+    struct interp_code_node *_Atomic code[1u << INTERP_CODE_L0_BITS];
+};
+
+ALWAYS_INLINE uint64_t interp_key(gpa_t gpa, uint32_t mode)
+{
+    return gpa << 8 | mode;
+}
+ALWAYS_INLINE uint32_t interp_hash(gpa_t gpa)
+{
+    return (uint32_t)(gpa ^ gpa >> INTERP_TABLE_BITS) & (INTERP_TABLE_SIZE - 1);
+}
+
+// cache.c
+bool interp_cache_create(struct interp *it);
+void interp_cache_destroy(struct interp *it);
+void interp_cache_flush(struct interp *it); // at a block boundary only
+// The block at cpu->rip in the current mode, decoded if need be. May raise what fetching raises, #UD and
+// #GP excluded: those are blocks of their own.
+struct interp_block *interp_block_get(struct interp *it);
+void interp_invalidate(struct interp *it, gpa_t gpa, uint64_t size);
+void interp_stop_running(
+    struct interp *it); // ends the running block behind the current instruction
+void interp_queue_push(struct interp *it, gpa_t gpa, uint64_t size);
+void interp_queue_run(struct interp *it);
+void interp_code_written(void *opaque, void *writer, gpa_t gpa, uint64_t size);
+
+// select.c: fills fn, detail->exec (unless it is set) and the compact operands of one decoded instruction,
+// whose x, off and detail are set; `next_off` is where it ends.
+void interp_select(struct interp_insn *insn, struct interp_detail *detail, enum x86_code_size code,
+                   unsigned next_off);
+bool interp_ends_block(const struct x86_insn *x);
+// False when no function executes it: a hole, which a test looks for.
+bool interp_form_implemented(const struct x86_insn *x);
+
+// loop.c
+const struct interp_insn *interp_stop(struct x86_cpu *cpu, const struct interp_insn *insn);
+// Wrappers of plain functions: `checked` ones look at the form's mode and privilege, `end` ones end the
+// block, `rep` is for string instructions.
+extern interp_fn *const interp_plain, *const interp_plain_checked,
+                                          *const interp_plain_end, *const interp_plain_end_checked,
+                                                                       *const interp_plain_rep;
