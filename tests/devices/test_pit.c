@@ -190,6 +190,30 @@ static void test_mode3_square(void **state)
     assert_int_equal(f->irq.rises, 2);
 }
 
+// Soon after power-on, a long count takes over in the middle of a short period: its period would have
+// begun before tick 0.
+static void test_mode3_before_power_on(void **state)
+{
+    struct fixture *f = *state;
+
+    out(f, 0x43, 0x36);
+    out(f, 0x40, 200);
+    out(f, 0x40, 0);
+    ticks(f, 1 + 30);
+    out(f, 0x40, 0);
+    out(f, 0x40, 0xf0);
+    ticks(f, 70);
+    f->irq.rises = 0;
+    assert_false(pit_output(f->pit, 0));
+    ticks(f, 0x7800 - 1);
+    assert_false(pit_output(f->pit, 0));
+    assert_int_equal(f->irq.rises, 0);
+    ticks(f, 1);
+    assert_int_equal(f->irq.rises, 1);
+    ticks(f, 0xf000 * 10);
+    assert_int_equal(f->irq.rises, 11);
+}
+
 static void test_mode4_strobe(void **state)
 {
     struct fixture *f = *state;
@@ -388,17 +412,10 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_mode0),
-        T(test_mode1_one_shot),
-        T(test_mode2_rate),
-        T(test_mode3_square),
-        T(test_mode4_strobe),
-        T(test_mode5_and_gate),
-        T(test_latch_and_read_back),
-        T(test_bcd),
-        T(test_refresh_toggles),
-        T(test_fast_periods_are_bounded),
-        T(test_late_callbacks),
+        T(test_mode0),           T(test_mode1_one_shot),           T(test_mode2_rate),
+        T(test_mode3_square),    T(test_mode3_before_power_on),    T(test_mode4_strobe),
+        T(test_mode5_and_gate),  T(test_latch_and_read_back),      T(test_bcd),
+        T(test_refresh_toggles), T(test_fast_periods_are_bounded), T(test_late_callbacks),
         T(test_state),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

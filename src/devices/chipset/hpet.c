@@ -429,11 +429,13 @@ void hpet_destroy(struct hpet *hpet)
     free(hpet);
 }
 
+// The VM's clock is restored before its devices.
 static int hpet_post_load(void *object, struct error *err)
 {
     struct hpet *hpet = object;
 
-    if (hpet->config & ~(uint64_t)(CONFIG_ENABLE | CONFIG_LEGACY) || hpet->status >> hpet->count)
+    if (hpet->config & ~(uint64_t)(CONFIG_ENABLE | CONFIG_LEGACY) || hpet->status >> hpet->count ||
+        hpet->started > now_ns(hpet))
         return error_set(err, ERROR_INPUT, "hpet: impossible state");
     for (unsigned i = 0; i < HPET_TIMERS_MAX; i++) {
         struct hpet_comparator *c = &hpet->comparators[i];

@@ -34,12 +34,19 @@ static bool mode_periodic(const struct pit_channel *ch)
     return ch->mode == 2 || ch->mode == 3;
 }
 
+// Whether tick a comes before tick b. `start` may lie before power-on (a half period is reckoned back to
+// where its period would have begun), so ticks are compared by their distance.
+static bool tick_before(uint64_t a, uint64_t b)
+{
+    return (int64_t)(a - b) < 0;
+}
+
 // Ticks counted so far; 0 until the count is loaded.
 static uint64_t channel_elapsed(const struct pit_channel *ch, uint64_t now)
 {
     if (ch->stopped)
         return ch->frozen;
-    return now > ch->start ? now - ch->start : 0;
+    return tick_before(ch->start, now) ? now - ch->start : 0;
 }
 
 // Length of the high half of a square wave.
@@ -74,7 +81,7 @@ static bool channel_out(const struct pit_channel *ch, uint64_t now)
     case 0:
         return elapsed >= ch->count;
     case 1:
-        return now < ch->start || elapsed >= ch->count;
+        return tick_before(now, ch->start) || elapsed >= ch->count;
     case 2:
         return ch->stopped || elapsed % ch->count != ch->count - 1 || ch->count == 1;
     case 3:
@@ -131,7 +138,7 @@ static uint64_t channel_next_rise(const struct pit_channel *ch, uint64_t now)
     case 0:
     case 1:
         rise = start + count;
-        return rise > now ? rise : TIMER_NEVER;
+        return tick_before(now, rise) ? rise : TIMER_NEVER;
     case 2:
     case 3:
         if (ch->has_next) {
@@ -141,10 +148,11 @@ static uint64_t channel_next_rise(const struct pit_channel *ch, uint64_t now)
 
             return ch->swap + (high_ends ? ch->next / 2 : 0);
         }
-        return now < start ? start + count : start + ((now - start) / count + 1) * count;
+        return tick_before(now, start) ? start + count
+                                       : start + ((now - start) / count + 1) * count;
     default:
         rise = start + count + 1;
-        return rise > now ? rise : TIMER_NEVER;
+        return tick_before(now, rise) ? rise : TIMER_NEVER;
     }
 }
 
@@ -224,7 +232,7 @@ static void channel_write_count(struct pit_channel *ch, uint16_t raw, uint64_t n
         uint64_t high = square_high(ch->count);
 
         // Before the first load, the new count replaces the old one at that load.
-        if (now < ch->start)
+        if (tick_before(now, ch->start))
             ch->swap = ch->start;
         else
             ch->swap = now - phase + (ch->mode == 3 && phase < high ? high : ch->count);
@@ -297,7 +305,7 @@ static void channel_latch_status(struct pit_channel *ch, uint64_t now)
 
     if (ch->has_status)
         return;
-    null = ch->has_next || !ch->counting || (!ch->stopped && now < ch->start);
+    null = ch->has_next || !ch->counting || (!ch->stopped && tick_before(now, ch->start));
     ch->status = (channel_out(ch, now) ? STATUS_OUT : 0) | (null ? STATUS_NULL : 0) |
                  ch->access << 4 | ch->mode << 1 | ch->bcd;
     ch->has_status = true;
@@ -468,9 +476,11 @@ void pit_destroy(struct pit *pit)
     free(pit);
 }
 
+// The VM's clock is restored before its devices.
 static int pit_post_load(void *object, struct error *err)
 {
     struct pit *pit = object;
+    uint64_t now = tick_now(pit);
 
     for (unsigned i = 0; i < PIT_CHANNELS; i++) {
         const struct pit_channel *ch = &pit->ch[i];
@@ -478,6 +488,8 @@ static int pit_post_load(void *object, struct error *err)
         if (ch->mode > 5 || ch->access < 1 || ch->access > 3 || ch->latched > 3 || !ch->count ||
             ch->count > 65536 || (ch->has_next && (!ch->next || ch->next > 65536)))
             return error_set(err, ERROR_INPUT, "pit: channel %u has an impossible state", i);
+        if (tick_before(now + 1, ch->start) || ch->frozen > now || ch->swap > now + 1 + 2 * 65536)
+            return error_set(err, ERROR_INPUT, "pit: channel %u counts from the future", i);
     }
     pit->port61 &= PORT61_WRITABLE;
     timer_arm_or_cancel(&pit->timer, pit->deadline);
