@@ -72,6 +72,7 @@ static const struct {
     {"sldt", "the kernel emulates it under UMIP"},
     {"str", "the kernel emulates it under UMIP"},
     {"smsw", "the kernel emulates it under UMIP"},
+    {"int1", "hypervisors that watch #DB report it with the wrong address"},
     {"xgetbv", "the host enables more state than Croft has"},
     // The image's extent follows XCR0, which differs; tests/x86 holds these.
     {"xsave", "follows the host's XCR0"},
