@@ -2,6 +2,7 @@
 // Section numbers are those of the ACPI specification 6.4.
 #include "machine/tables/acpi.h"
 #include "devices/chipset/acpi_pm.h"
+#include "devices/chipset/pci.h"
 #include "machine/tables/aml.h"
 #include <stdio.h>
 #include <string.h>
@@ -144,7 +145,7 @@ static void dsdt_routing_table(struct bytes *aml, const char *name, const uint8_
             aml_integer(aml, slot << 16 | 0xFFFF); // any function
             aml_integer(aml, pin);
             aml_integer(aml, 0); // no link device: the next is a global interrupt number
-            aml_integer(aml, lines[acpi_pci_link(slot, pin)]);
+            aml_integer(aml, lines[pci_link(PCI_DEVFN(slot, 0), (uint8_t)(pin + 1))]);
             aml_end(aml, entry);
         }
     }

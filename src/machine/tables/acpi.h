@@ -55,9 +55,3 @@ struct acpi_blob {
 int acpi_tables_build(const struct acpi_config *config, gpa_t base, struct acpi_blob *out,
                       struct error *err);
 void acpi_blob_free(struct acpi_blob *blob);
-
-// Which link (index into pci_gsi, pci_irq) pin 0 to 3 of a slot is wired to, as on PIIX boards.
-static inline unsigned acpi_pci_link(unsigned slot, unsigned pin)
-{
-    return (slot + pin + 3) & 3;
-}
