@@ -136,10 +136,9 @@ enum x86_treatment { // how a translator handles it
 #define X86_INSN_NOWAIT 0x80000    // x87: does not check for pending exceptions
 #define X86_INSN_AMD_W0 0x100000   // AMD ignores REX.W (far pointers in memory are m16:32 at most)
 #define X86_INSN_FEAT64 0x200000   // `feature` is needed in 64-bit mode only
-
 #define X86_INSN_AVX2_L 0x400000   // the 256-bit form needs AVX2
-#define X86_INSN_INTEL 0x1000000   // #UD on AMD
 #define X86_INSN_AVX_TOO 0x800000  // needs AVX besides `feature`
+#define X86_INSN_INTEL 0x1000000   // #UD on AMD
 
 enum x86_opsize_rule {
     X86_OPSIZE_V,    // 2, 4 or 8 as the prefixes say
@@ -159,10 +158,12 @@ struct x86_form {
     uint8_t privilege;    // enum x86_privilege
     uint8_t treatment;    // enum x86_treatment
     // X86_FLAG_ bits. flags_written has those that get a defined value, flags_set and flags_cleared
-    // among them; a flag that is only sometimes written is in flags_read too.
+    // among them; a flag that is only sometimes written is in flags_read too, one that only some
+    // operands leave undefined is in flags_written and flags_undefined.
     uint32_t flags_read, flags_written, flags_undefined, flags_set, flags_cleared;
-    uint16_t gpr_read, gpr_write; // general registers (bit per number) beyond the operands; the stack
-                                  // pointer of X86_INSN_STACK forms is not listed
+    // General registers, a bit per number, beyond the operands. Not listed: the stack pointer of
+    // X86_INSN_STACK forms.
+    uint16_t gpr_read, gpr_write;
     // Encoding, for the decoder, the re-encoder and the generator of test cases:
     uint8_t map;          // enum x86_map
     uint8_t opcode;
@@ -171,7 +172,7 @@ struct x86_form {
                           // them, 2 = neither f2 nor f3 (66 is the operand size)
     int8_t modrm_reg;     // required ModRM.reg, or -1
     int8_t modrm_rm;      // required ModRM.rm (with mod 3), or -1
-    uint8_t modrm;        // 0 no ModRM; 1 any; 2 memory only; 3 register only; 4 register, mod ignored
+    uint8_t modrm;        // 0 none; 1 any; 2 memory only; 3 register only; 4 register, mod ignored
     int8_t w;             // required REX.W/VEX.W: 0, 1, or -1 any
     int8_t l;             // required VEX.L: 0, 1, or -1 any
     int8_t rex_b;         // required REX.B: 0, or -1 any
