@@ -72,7 +72,6 @@ static int setup(void **state)
                                                          .opaque = f,
                                                          .ops = {.interrupt = ignore,
                                                                  .nmi = on_nmi,
-                                                                 .smi = ignore,
                                                                  .init = ignore,
                                                                  .sipi = on_sipi,
                                                                  .extint_ack = on_extint,
@@ -206,6 +205,8 @@ static void test_modes(void **state)
     ioapic_input(f->ioapic, 3, true);
     assert_int_equal(f->nmis, 1);
     assert_int_equal(rd(f, 0x16), 0x8400);
+    route(f, 8, 0, 0x0200); // SMI: this board has none
+    ioapic_input(f->ioapic, 8, true);
     route(f, 0, 0, 0x0700); // ExtINT
     ioapic_input(f->ioapic, 0, true);
     assert_int_equal(lapic_ack(f->cpu[0]), 0x20);

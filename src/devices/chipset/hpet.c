@@ -368,6 +368,11 @@ void hpet_region(struct hpet *hpet, struct io_region *region)
     *region = (struct io_region){"hpet", HPET_DEFAULT_BASE, HPET_WINDOW_SIZE, &hpet_ops, hpet};
 }
 
+bool hpet_legacy(const struct hpet *hpet)
+{
+    return hpet->config & CONFIG_LEGACY;
+}
+
 void hpet_reset(struct hpet *hpet)
 {
     bool legacy = hpet->config & CONFIG_LEGACY;
@@ -446,8 +451,6 @@ static int hpet_post_load(void *object, struct error *err)
             return error_set(err, ERROR_INPUT, "hpet: comparator %u has an impossible state", i);
         timer_arm_or_cancel(&c->timer, c->deadline);
     }
-    if (hpet->legacy_changed)
-        hpet->legacy_changed(hpet->opaque, hpet->config & CONFIG_LEGACY);
     return 0;
 }
 

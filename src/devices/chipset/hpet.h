@@ -68,6 +68,7 @@ struct hpet_config {
 struct hpet *hpet_create(const struct hpet_config *config, struct error *err);
 void hpet_destroy(struct hpet *hpet);
 void hpet_reset(struct hpet *hpet);
+bool hpet_legacy(const struct hpet *hpet); // legacy replacement is on
 
 // The memory region to register.
 void hpet_region(struct hpet *hpet, struct io_region *region);

@@ -189,7 +189,7 @@ static void local_deliver(struct lapic *lapic, uint32_t lvt)
         lapic_accept(lapic, lvt & LVT_VECTOR, false);
         break;
     case LAPIC_SMI:
-        ops->smi(opaque, lapic->cpu);
+        lapic_smi(lapic);
         break;
     case LAPIC_NMI:
         ops->nmi(opaque, lapic->cpu);

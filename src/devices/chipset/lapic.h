@@ -69,7 +69,7 @@ struct lapic_ops {
     // There is something for lapic_ack() to return. Called again while it is so; level-like.
     void (*interrupt)(void *opaque, unsigned cpu);
     void (*nmi)(void *opaque, unsigned cpu);
-    void (*smi)(void *opaque, unsigned cpu);
+    void (*smi)(void *opaque, unsigned cpu); // NULL: no system management mode, SMIs are lost
     // The LAPIC has already been reset as INIT does.
     void (*init)(void *opaque, unsigned cpu);
     void (*sipi)(void *opaque, unsigned cpu, uint8_t vector);

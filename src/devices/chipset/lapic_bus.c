@@ -51,7 +51,7 @@ static bool deliver_to(struct lapic *lapic, const struct lapic_message *message)
     case LAPIC_LOWEST:
         return lapic_accept(lapic, message->vector, message->level);
     case LAPIC_SMI:
-        ops->smi(opaque, lapic->cpu);
+        lapic_smi(lapic);
         return true;
     case LAPIC_NMI:
         ops->nmi(opaque, lapic->cpu);

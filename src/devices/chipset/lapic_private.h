@@ -68,6 +68,12 @@ static inline bool lapic_software_enabled(const struct lapic *lapic)
     return lapic_enabled(lapic) && lapic->svr & SVR_ENABLED;
 }
 
+static inline void lapic_smi(struct lapic *lapic)
+{
+    if (lapic->bus->ops.smi)
+        lapic->bus->ops.smi(lapic->bus->opaque, lapic->cpu);
+}
+
 // lapic.c
 uint32_t lapic_ppr(const struct lapic *lapic);
 uint32_t lapic_apr(const struct lapic *lapic);
