@@ -5,6 +5,7 @@
 #include "device_bench.h"
 #include "devices/chipset/acpi_pm.h"
 #include "machine/tables/acpi.h"
+#include "machine/tables/smbios.h"
 #include <unistd.h>
 
 #define BASE 0xE0040
@@ -193,11 +194,96 @@ static void acpi_variants(void **state)
     acpi_blob_free(&blob);
 }
 
+// dmidecode reads a dump as it would read memory from F0000h: the entry point at 0, its table address an
+// offset into the file.
+static void dmidecode_agrees(struct smbios_blob *blob, const char *const *wanted)
+{
+    char path[] = "/tmp/croft-smbios-XXXXXX", command[512];
+    int fd = mkstemp(path);
+    uint8_t copy[4096];
+    uint32_t table;
+
+    assert_true(fd >= 0);
+    assert_true(blob->size <= sizeof(copy));
+    memcpy(copy, blob->data, blob->size);
+    memcpy(&table, copy + 0x18, 4);
+    table -= 0xF0000;
+    memcpy(copy + 0x18, &table, 4);
+    // Both checksums, with the address as an offset.
+    copy[0x15] = copy[4] = 0;
+    copy[0x15] = (uint8_t)-sum(copy + 16, 15);
+    copy[4] = (uint8_t)-sum(copy, 31);
+    assert_int_equal(write(fd, copy, blob->size), blob->size);
+    close(fd);
+    snprintf(command, sizeof(command), "timeout 20 dmidecode --from-dump %s > %s.txt 2>&1", path,
+             path);
+    run(command);
+    snprintf(command, sizeof(command),
+             "! grep -i -e wrong -e broken -e truncated -e invalid -e 'out of spec' %s.txt", path);
+    run(command);
+    for (; *wanted; wanted++) {
+        snprintf(command, sizeof(command), "grep -q -e '%s' %s.txt || { cat %s.txt; false; }",
+                 *wanted, path, path);
+        run(command);
+    }
+    snprintf(command, sizeof(command), "rm -f %s %s.txt", path, path);
+    run(command);
+}
+
+static void smbios_structure(void **state)
+{
+    struct smbios_config config = {
+        .version = "0.1.0",
+        .product = "Croft PC",
+        .uuid = {0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xAA, 0xBB, 0xCC, 0xDD,
+                 0xEE, 0xFF},
+        .cpu_count = 2,
+        .cpu_signature = 0x00A10F11,
+        .cpu_features = 0x178BFBFF,
+        .cpu_vendor = "AuthenticAMD",
+        .cpu_brand = "Croft Virtual CPU",
+        .memory_below_4g = MIB(512),
+    };
+    static const char *const small[] = {"SMBIOS 2.8 present.",
+                                        "Vendor: Croft",
+                                        "Version: 0.1.0",
+                                        "UUID: 00112233-4455-6677-8899-aabbccddeeff",
+                                        "System is a virtual machine",
+                                        "Manufacturer: AuthenticAMD",
+                                        "Core Count: 2",
+                                        "Size: 512 MB",
+                                        "Range Size: 512 MB",
+                                        "Maximum Capacity: 512 MB",
+                                        "End Of Table",
+                                        "9 structures",
+                                        NULL};
+    static const char *const large[] = {"Size: 4 TB",       "Maximum Capacity: 4 TB",
+                                        "Range Size: 3 GB", "Range Size: 4093 GB",
+                                        "10 structures",    NULL};
+    struct smbios_blob blob;
+    struct error err = {0};
+
+    assert_int_equal(smbios_build(&config, 0xF0000, &blob, &err), 0);
+    assert_int_equal(sum(blob.data, 31), 0);
+    assert_int_equal(sum(blob.data + 16, 15), 0);
+    assert_int_equal(get32(blob.data + 0x18), 0xF0020);
+    dmidecode_agrees(&blob, small);
+    smbios_blob_free(&blob);
+    config.memory_below_4g = GIB(3);
+    config.memory_above_4g = GIB(4096) - GIB(3);
+    config.cpu_count = 1000;
+    assert_int_equal(smbios_build(&config, 0xF0000, &blob, &err), 0);
+    dmidecode_agrees(&blob, large);
+    smbios_blob_free(&blob);
+    assert_int_equal(smbios_build(&config, 0xE0000, &blob, &err), -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(acpi_structure),
         cmocka_unit_test(acpi_variants),
+        cmocka_unit_test(smbios_structure),
     };
     return cmocka_run_group_tests_name("tables", tests, NULL, NULL);
 }

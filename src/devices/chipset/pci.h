@@ -8,7 +8,7 @@
 //
 // Rules to keep: every call with the board lock held; a device changes its own configuration bytes only
 // through the functions here or in a config_written callback; INTx goes to one of four links as ACPI's
-// _PRT says (acpi_pci_link()).
+// pci_link() says.
 #pragma once
 
 #include "base/error.h"
