@@ -9,6 +9,7 @@
 //  - Segment loads and privilege changes are frequent: they take the narrow functions
 //    (descriptor.h), x86_mode_changed() is for control register writes, V86 entry and exit, and
 //    state loading.
+#include "x86/fpu.h"
 #include "x86/descriptor.h"
 
 static void seg_derive(struct x86_cpu *cpu, unsigned n)
@@ -141,6 +142,7 @@ static void power_up_only(struct x86_cpu *cpu)
 
 void x86_reset(struct x86_cpu *cpu, bool init)
 {
+    x86_fpu_sync(cpu);
     if (!init)
         power_up_only(cpu);
 

@@ -91,6 +91,13 @@ static bool classify(const struct x86_insn *insn, const struct x86_operand_desc 
     }
 }
 
+// Forms without any vector operand (BMI) are not ours.
+static bool is_vector(unsigned kind)
+{
+    return (kind >= X86_OPND_VEC_REG && kind <= X86_OPND_VEC_IS4) || kind == X86_OPND_MMX_REG ||
+           kind == X86_OPND_MMX_RM || kind == X86_OPND_MMX_RM_REG;
+}
+
 static bool choose_w(const struct x86_insn *insn, const struct x86_form *form)
 {
     if (form->w >= 0)
@@ -163,7 +170,7 @@ bool x86_reencode(struct x86_host_insn *out, const struct x86_insn *insn)
             continue;
         if (k == X86_HOST_OPERANDS || !classify(insn, d, op, &slot))
             return false;
-        vector |= op->kind == X86_HOST_VEC || op->kind == X86_HOST_MMX;
+        vector |= is_vector(d->kind);
         op->reg = (op->kind == X86_HOST_GPR || op->mask == 0) ? 0 : (uint8_t)(k + 1);
         if (op->kind == X86_HOST_MEM) {
             out->mem = (int8_t)k;

@@ -76,8 +76,10 @@ static void exec_generic(struct x86_cpu *cpu, const struct x86_insn *insn)
     hostexec_fn *code = stub->exact != NULL ? fp_code(cpu, stub) : stub->plain;
     uint64_t r = code(p[0], p[1], p[2], p[3], &cpu->mxcsr, cpu->gpr);
     if (unlikely(r >> 62)) {
-        if (stub->mmx)
+        if (stub->mmx) {
             __asm__ volatile("emms");
+            vector_mmx_done(cpu, -1); // the transition happens all the same
+        }
         vector_check_trap(cpu, r);
     }
     if (stub->mem_write)

@@ -42,8 +42,11 @@ static NOINLINE void fetch_pending(struct x86_cpu *cpu)
 {
     uint16_t fsw;
     __asm__ volatile("fnstsw %0" : "=m"(fsw));
-    if (fsw & X87_FSW_ES)
-        x86_fpu_sync(cpu);
+    if (!(fsw & X87_FSW_ES))
+        return;
+    x86_fpu_sync(cpu);
+    if (!(cpu->cr0 & X86_CR0_NE) && cpu->platform->ferr != NULL)
+        cpu->platform->ferr(cpu->platform->opaque, true);
 }
 
 ALWAYS_INLINE void leave(struct x86_cpu *cpu, const struct x86_insn *insn)

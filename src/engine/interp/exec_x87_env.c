@@ -73,19 +73,27 @@ static void exec_fnstsw_ax(struct x86_cpu *cpu, const struct x86_insn *insn)
     cpu->gpr[X86_RAX] = (cpu->gpr[X86_RAX] & ~UINT64_C(0xffff)) | status_word(cpu);
 }
 
+// FERR# follows FSW.ES where exceptions are reported the PC's way.
+static void ferr(struct x86_cpu *cpu, bool level)
+{
+    if (!(cpu->cr0 & X86_CR0_NE) && cpu->platform->ferr != NULL)
+        cpu->platform->ferr(cpu->platform->opaque, level);
+}
+
 static void exec_fnclex(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
     vector_check_x87(cpu, false);
     if (cpu->fpu_resident & X86_FPU_X87)
         __asm__ volatile("fnclex");
     cpu->x87.fsw &= 0x7f00;
+    ferr(cpu, false);
 }
 
 static void exec_fninit(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
     vector_check_x87(cpu, false);
-    x86_fpu_sync(cpu);
     x86_fninit(cpu);
+    ferr(cpu, false);
 }
 
 // FENI, FDISI, FSETPM: nothing since the 80387.
@@ -96,13 +104,7 @@ static void exec_nothing(struct x86_cpu *cpu, const struct x86_insn *insn)
 
 static void exec_fwait(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
-    if ((cpu->cr0 & (X86_CR0_MP | X86_CR0_TS)) == (X86_CR0_MP | X86_CR0_TS))
-        x86_raise(cpu, X86_NM);
-    if (!(cpu->x87.fsw & X87_FSW_ES))
-        return;
-    if (cpu->cr0 & X86_CR0_NE)
-        x86_raise(cpu, X86_MF);
-    x86_check_x87(cpu, true); // FERR#
+    x86_check_fwait(cpu);
 }
 
 // --- images
