@@ -279,7 +279,7 @@ static void set_sizes(struct decoder *d, const struct x86_form *form)
 {
     struct x86_insn *insn = d->insn;
     bool toggle = d->opsize66 && form->prefix != 0x66 && !d->vex;
-    bool wide = (d->rex & REX_W) && !(d->amd && (form->attr & X86_INSN_AMD_W0));
+    bool wide = d->rex & REX_W;
     unsigned size;
 
     if (d->code == X86_CODE64) {

@@ -134,7 +134,7 @@ enum x86_treatment { // how a translator handles it
 #define X86_INSN_STACK 0x20000     // implicit stack access
 #define X86_INSN_XACQ 0x40000      // F2/F3 hints are ignored with it
 #define X86_INSN_NOWAIT 0x80000    // x87: does not check for pending exceptions
-#define X86_INSN_AMD_W0 0x100000   // AMD ignores REX.W (far pointers in memory are m16:32 at most)
+#define X86_INSN_AMD_W0 0x100000   // AMD: a far pointer in memory has 4 bytes of offset at most, whatever REX.W
 #define X86_INSN_FEAT64 0x200000   // `feature` is needed in 64-bit mode only
 #define X86_INSN_AVX2_L 0x400000   // the 256-bit form needs AVX2
 #define X86_INSN_AVX_TOO 0x800000  // needs AVX besides `feature`

@@ -325,6 +325,8 @@ static bool add_insn(struct interp *it, struct interp_block *block, const uint8_
         interp_select(insn, detail, code, off + detail->x.len);
     } else {
         detail->x.len = detail->x.len ? detail->x.len : 1;
+        // The decoder may have got as far as a form: its privilege and modes do not matter any more.
+        detail->x.form = X86_FORM_ud2;
         detail->exec = result == X86_DECODE_UD ? exec_decode_ud : exec_decode_gp;
         interp_select(insn, detail, code, off + detail->x.len);
     }

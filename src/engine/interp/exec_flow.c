@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Plain functions: the stack, near branches in any mode, far transfers, segment loads.
 #include "engine/interp/exec.h"
+#include "x86/cpuid.h"
 
 // --- push and pop -------------------------------------------------------------------------------------------
 
@@ -198,8 +199,11 @@ EXEC(jcxz)
 static uint16_t read_far(struct x86_cpu *cpu, const struct x86_insn *x, uint64_t *off)
 {
     uint64_t ea = interp_ea(cpu, x);
-    *off = interp_read(cpu, x->seg, ea, x->opsize);
-    return x86_read16(cpu, x->seg, (ea + x->opsize) & exec_mask(x->adsize));
+    // REX.W makes no m16:64 of it on AMD processors, though pushes and the register are 64 bits wide.
+    bool amd = cpu->model && cpu->model->vendor == X86_VENDOR_AMD;
+    unsigned size = x->opsize == 8 && amd ? 4 : x->opsize;
+    *off = interp_read(cpu, x->seg, ea, size);
+    return x86_read16(cpu, x->seg, (ea + size) & exec_mask(x->adsize));
 }
 EXEC(callf_imm)
 {

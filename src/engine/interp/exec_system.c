@@ -4,6 +4,7 @@
 // CPL 0 where the table says so, and #UD outside protected mode, are checked by the wrapper.
 #include "engine/interp/block.h"
 #include "engine/interp/exec.h"
+#include "x86/fpu.h"
 #include <sys/random.h>
 
 // --- ports ---------------------------------------------------------------------------------------------------
@@ -12,6 +13,7 @@ static void in(struct x86_cpu *cpu, const struct x86_insn *x, uint16_t port)
 {
     unsigned size = x->opsize > 4 ? 4 : x->opsize;
     x86_check_io(cpu, port, size);
+    x86_fpu_sync(cpu);
     interp_put(cpu, X86_RAX, size, memory_pio_read(cpu->platform->memory, port, size));
     if (unlikely(x86_debug_armed(cpu)))
         x86_debug_check_io(cpu, port, size);
@@ -20,6 +22,7 @@ static void out(struct x86_cpu *cpu, const struct x86_insn *x, uint16_t port)
 {
     unsigned size = x->opsize > 4 ? 4 : x->opsize;
     x86_check_io(cpu, port, size);
+    x86_fpu_sync(cpu);
     memory_pio_write(cpu->platform->memory, port, interp_get(cpu, X86_RAX, size), size);
     if (unlikely(x86_debug_armed(cpu)))
         x86_debug_check_io(cpu, port, size);
@@ -51,13 +54,18 @@ EXEC(sti)
 {
     x86_sti(cpu);
 }
+// SDM vol. 2, CLAC: #UD, not #GP, outside CPL 0.
 EXEC(clac)
 {
+    if (cpu->cpl != 0)
+        x86_raise(cpu, X86_UD);
     cpu->rflags &= ~(uint64_t)X86_FLAG_AC;
     x86_mode_changed(cpu);
 }
 EXEC(stac)
 {
+    if (cpu->cpl != 0)
+        x86_raise(cpu, X86_UD);
     cpu->rflags |= X86_FLAG_AC;
     x86_mode_changed(cpu);
 }
@@ -386,7 +394,38 @@ EXEC(xrstors)
     x86_xrstor(cpu, true, edx_eax(cpu), x->seg, interp_ea(cpu, x), x->vex_w);
 }
 
+EXEC(ldmxcsr)
+{
+    uint32_t value;
+    x86_check_sse(cpu);
+    value = x86_read32(cpu, x->seg, interp_ea(cpu, x));
+    if (value & ~0xffffu)
+        x86_raise_error(cpu, X86_GP, 0);
+    x86_fpu_sync(cpu);
+    cpu->mxcsr = value;
+}
+EXEC(stmxcsr)
+{
+    x86_check_sse(cpu);
+    x86_fpu_sync(cpu);
+    x86_write32(cpu, x->seg, interp_ea(cpu, x), cpu->mxcsr);
+}
+EXEC(vldmxcsr)
+{
+    x86_check_avx(cpu);
+    ldmxcsr(cpu, x);
+}
+EXEC(vstmxcsr)
+{
+    x86_check_avx(cpu);
+    stmxcsr(cpu, x);
+}
+
 const struct exec_entry exec_system_entries[] = {
+    EXEC_ENTRY(ldmxcsr_Md, ldmxcsr),
+    EXEC_ENTRY(stmxcsr_Md, stmxcsr),
+    EXEC_ENTRY(vldmxcsr_Md, vldmxcsr),
+    EXEC_ENTRY(vstmxcsr_Md, vstmxcsr),
     EXEC_ENTRY(in_AL_Ib, in_imm),
     EXEC_ENTRY(in_eAX_Ib, in_imm),
     EXEC_ENTRY(in_AL_DX, in_dx),

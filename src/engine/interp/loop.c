@@ -6,6 +6,7 @@
 // which costs nothing while cpu->events and soft.attention are 0.
 #include "engine/interp/block.h"
 #include "x86/flags.h"
+#include "x86/fpu.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,13 +213,13 @@ static void interp_loop(struct interp *it, struct vm_exit *exit)
                      cpu->soft.attention) &&
             !attend(it, exit))
             return;
-        block = interp_block_get(it);
         left = it->limit - cpu->icount;
+        if (unlikely(left == 0)) { // before the fetch, which may fault
+            cpu->soft.attention = 1;
+            continue;
+        }
+        block = interp_block_get(it);
         if (unlikely(left < block->count)) {
-            if (left == 0) {
-                cpu->soft.attention = 1;
-                continue;
-            }
             run_part(it, block, (unsigned)left);
             continue;
         }
@@ -247,6 +248,7 @@ static void engine_run(struct engine_vcpu *vcpu, uint64_t max_instructions, stru
             cpu->activity = X86_SHUTDOWN;
     }
     interp_loop(it, exit);
+    x86_fpu_sync(cpu);
     interp_current = NULL;
 }
 
