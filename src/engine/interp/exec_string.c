@@ -6,6 +6,7 @@
 // MOVS and STOS upwards run page-wise on host memory when segments allow any offset; the result is what
 // element after element would give, for overlapping ranges too.
 #include "engine/interp/exec.h"
+#include "x86/fpu.h"
 #include <string.h>
 
 struct string {
@@ -250,6 +251,7 @@ EXEC(ins)
         s.size = 4;
     s.step = s.step < 0 ? -(int64_t)s.size : (int64_t)s.size;
     x86_check_io(cpu, port, s.size);
+    x86_fpu_sync(cpu);
     if (nothing_to_do(cpu, &s))
         return;
     do {
@@ -269,6 +271,7 @@ EXEC(outs)
         s.size = 4;
     s.step = s.step < 0 ? -(int64_t)s.size : (int64_t)s.size;
     x86_check_io(cpu, port, s.size);
+    x86_fpu_sync(cpu);
     if (nothing_to_do(cpu, &s))
         return;
     do {
