@@ -45,8 +45,22 @@ struct x86_tlb_map {
     uint64_t large[X86_TLB_WORDS];  // in use, part of a mapping larger than 4 KiB
 };
 
+// A page table that a walk found, with the rights of the levels above: the processor's paging-structure
+// cache (SDM vol. 3, 4.10.3). Valid while `generation` is the TLB's.
+struct x86_tlb_table {
+    uint64_t region; // linear address >> 21
+    uint64_t generation;
+    uint8_t *host;
+    _Atomic uint8_t *flags;
+    gpa_t gpa;
+    bool user, writable, nx;
+};
+#define X86_TLB_TABLES 64
+
 struct x86_tlb {
     struct x86_tlb_entry *cur; // the set for the current CPL and AC: x86_tlb_select()
+    uint64_t generation;       // of table[]: every flush starts a new one
+    struct x86_tlb_table table[X86_TLB_TABLES];
     struct x86_tlb_map map[X86_TLB_ALIGN];
     uint64_t hits_slow, misses, walks, flushes; // counters for --stats
     struct x86_tlb_entry set[X86_TLB_SETS][X86_TLB_ENTRIES] __attribute__((aligned(64)));

@@ -6,6 +6,8 @@
 //  not
 //    RAM reads as all-ones.
 //  - Not-present beats reserved bits of lower levels, both beat permissions.
+//  - The page tables that walks end at are cached until the next flush of any kind. A fault is never
+//    decided from the cache.
 //  - Accessed and dirty bits are set only after the access was found to be permitted; when an entry
 //    changed under the walk, the walk starts again.
 #include "x86/paging.h"
@@ -145,17 +147,23 @@ static enum verdict walk_32(struct x86_cpu *cpu, gva_t lin, struct path *path,
     return WALK_OK;
 }
 
+// Bits that no present 8-byte entry may have.
+static uint64_t entry_reserved(const struct x86_cpu *cpu)
+{
+    uint64_t reserved = beyond_phys(cpu);
+    if (!(cpu->efer & X86_EFER_NXE))
+        reserved |= PTE_NX;
+    if (!(cpu->efer & X86_EFER_LMA))
+        reserved |= UINT64_C(0x7ff) << 52;
+    return reserved;
+}
+
 // PAE and 4-level paging (SDM vol. 3, 4.4, 4.5) from the table at `table`, which resolves address
 // bits from `shift` up (39 or 21).
 static enum verdict walk_64(struct x86_cpu *cpu, gva_t lin, gpa_t table, unsigned shift,
                             struct path *path, struct x86_walk *walk)
 {
-    bool long_mode = cpu->efer & X86_EFER_LMA;
-    uint64_t reserved = beyond_phys(cpu);
-    if (!(cpu->efer & X86_EFER_NXE))
-        reserved |= PTE_NX;
-    if (!long_mode)
-        reserved |= UINT64_C(0x7ff) << 52;
+    const uint64_t reserved = entry_reserved(cpu);
     path->size = 8;
     path->count = 0;
     for (;; shift -= 9) {
@@ -239,6 +247,58 @@ static uint32_t error_code(const struct x86_cpu *cpu, enum x86_tlb_set set, unsi
     return error;
 }
 
+static struct x86_tlb_table *table_slot(struct x86_cpu *cpu, gva_t lin)
+{
+    return &cpu->tlb->table[(lin >> 21) % X86_TLB_TABLES];
+}
+
+// The leaf from the cached page table; false: not cached, or not plainly permitted.
+static bool path_cached(struct x86_cpu *cpu, gva_t lin, enum x86_tlb_set set, unsigned access,
+                        struct path *path, struct x86_walk *walk)
+{
+    const struct x86_tlb_table *t = table_slot(cpu, lin);
+    if (t->generation != cpu->tlb->generation || t->region != lin >> 21)
+        return false;
+    unsigned offset = (unsigned)(lin >> 9) & 0xff8;
+    struct slot *leaf = &path->slot[0];
+    leaf->host = t->host + offset;
+    leaf->flags = t->flags;
+    leaf->gpa = t->gpa + offset;
+    leaf->value = __atomic_load_n((uint64_t *)leaf->host, __ATOMIC_RELAXED);
+    path->count = 1;
+    path->size = 8;
+    if (!(leaf->value & PTE_P) || (leaf->value & entry_reserved(cpu)))
+        return false;
+    *walk = (struct x86_walk){.shift = PAGE_SHIFT,
+                              .user = t->user && (leaf->value & PTE_U),
+                              .writable = t->writable && (leaf->value & PTE_W),
+                              .nx = t->nx || (leaf->value & PTE_NX)};
+    path->base = leaf->value & PTE_ADDR;
+    return (x86_page_rights(cpu, set, walk) & access) == access;
+}
+
+// After a walk that ended at a 4 KiB page.
+static void table_remember(struct x86_cpu *cpu, gva_t lin, const struct path *path)
+{
+    const struct slot *leaf = &path->slot[path->count - 1];
+    if (path->count < 2 || path->size != 8 || leaf->host == NULL)
+        return;
+    struct x86_tlb_table *t = table_slot(cpu, lin);
+    uint64_t all = PTE_U | PTE_W, any = 0;
+    for (unsigned i = 0; i + 1 < path->count; i++) {
+        all &= path->slot[i].value;
+        any |= path->slot[i].value;
+    }
+    *t = (struct x86_tlb_table){.region = lin >> 21,
+                                .generation = cpu->tlb->generation,
+                                .host = leaf->host - (leaf->gpa & PAGE_OFFSET_MASK),
+                                .flags = leaf->flags,
+                                .gpa = leaf->gpa & PAGE_MASK,
+                                .user = all & PTE_U,
+                                .writable = all & PTE_W,
+                                .nx = any & PTE_NX};
+}
+
 bool x86_page_walk(struct x86_cpu *cpu, gva_t lin, enum x86_tlb_set set, unsigned access,
                    struct x86_walk *walk, uint32_t *error)
 {
@@ -253,16 +313,19 @@ bool x86_page_walk(struct x86_cpu *cpu, gva_t lin, enum x86_tlb_set set, unsigne
     cpu->tlb->walks++;
     for (;;) {
         struct path path;
-        enum verdict verdict = path_read(cpu, lin, &path, walk);
-        if (verdict != WALK_OK) {
-            *error = error_code(cpu, set, access);
-            if (verdict == WALK_RESERVED)
-                *error |= PF_P | PF_RSVD;
-            return false;
-        }
-        if ((x86_page_rights(cpu, set, walk) & access) != access) {
-            *error = error_code(cpu, set, access) | PF_P;
-            return false;
+        bool cached = path_cached(cpu, lin, set, access, &path, walk);
+        if (!cached) {
+            enum verdict verdict = path_read(cpu, lin, &path, walk);
+            if (verdict != WALK_OK) {
+                *error = error_code(cpu, set, access);
+                if (verdict == WALK_RESERVED)
+                    *error |= PF_P | PF_RSVD;
+                return false;
+            }
+            if ((x86_page_rights(cpu, set, walk) & access) != access) {
+                *error = error_code(cpu, set, access) | PF_P;
+                return false;
+            }
         }
         uint64_t bits = PTE_A | ((access & X86_ACCESS_WRITE) ? PTE_D : 0);
         struct slot *leaf = &path.slot[path.count - 1];
@@ -271,6 +334,8 @@ bool x86_page_walk(struct x86_cpu *cpu, gva_t lin, enum x86_tlb_set set, unsigne
             same = same && slot_set(cpu, &path.slot[i], PTE_A, path.size);
         if (unlikely(!same || !slot_set(cpu, leaf, bits, path.size)))
             continue;
+        if (!cached && walk->shift == PAGE_SHIFT)
+            table_remember(cpu, lin, &path);
         uint64_t offset = lin & ((UINT64_C(1) << walk->shift) - 1);
         walk->gpa = physical(cpu, path.base | offset);
         walk->dirty = leaf->value & PTE_D;

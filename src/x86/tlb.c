@@ -33,6 +33,7 @@ int x86_tlb_create(struct x86_cpu *cpu)
     for (unsigned set = 0; set < X86_TLB_SETS; set++)
         for (unsigned i = 0; i < X86_TLB_ENTRIES; i++)
             entry_clear(&tlb->set[set][i]);
+    tlb->generation = 1; // table[] holds 0
     cpu->tlb = tlb;
     tlb->cur = tlb->set[X86_TLB_SUPERVISOR];
     x86_tlb_select(cpu);
@@ -78,6 +79,7 @@ void x86_tlb_flush_nonglobal(struct x86_cpu *cpu)
     if (!tlb)
         return;
     tlb->flushes++;
+    tlb->generation++;
     for (unsigned set = 0; set < X86_TLB_ALIGN; set++)
         flush_words(tlb, set, tlb->map[set].local, tlb->map[set].large);
 }
@@ -108,6 +110,7 @@ void x86_tlb_flush_page(struct x86_cpu *cpu, gva_t lin)
     if (!tlb)
         return;
     unsigned slot = (lin >> PAGE_SHIFT) & (X86_TLB_ENTRIES - 1);
+    tlb->generation++; // INVLPG drops every paging-structure cache entry of the address space
     for (unsigned set = 0; set < X86_TLB_ALIGN; set++) {
         if (tlb->set[set][slot].page == (lin & PAGE_MASK))
             entry_drop(tlb, set, slot);

@@ -502,6 +502,32 @@ static void test_flush(void **state)
     assert_int_equal(fx.cpu.tlb->misses, misses);
 }
 
+// Page tables that walks remember: dropped by any INVLPG, and never the cause of a fault.
+static void test_structure_cache(void **state)
+{
+    const uint64_t other = 0x6000;
+    set_mode(LONG64);
+    fx.cpu.cr0 |= X86_CR0_WP;
+    map_long(LIN, T2 | 7, T3 | 7, T4 | P | U, PAGE_A | 7);
+    put(T4 + (I1(LIN) + 1) * 8, PAGE_A | 7, 8);
+    put(other + (I1(LIN) + 1) * 8, PAGE_B | 7, 8);
+    put(PAGE_A, 0x11, 1);
+    put(PAGE_B, 0x22, 1);
+    assert_int_equal(x86_read8(CPU, X86_DS, LIN), 0x11);
+    expect_pf(LIN + 0x1000, X86_ACCESS_WRITE, 3);
+    put(T3 + I2(LIN) * 8, T4 | 7, 8);
+    ASSERT_OK(x86_write8(CPU, X86_DS, LIN + 0x1000, 0x11));
+    assert_int_equal(get(T3 + I2(LIN) * 8, 8), T4 | 7 | A);
+    put(T3 + I2(LIN) * 8, other | 7, 8);
+    x86_invlpg(CPU, X86_DS, 0);
+    x86_invlpg(CPU, X86_DS, LIN + 0x1000);
+    assert_int_equal(x86_read8(CPU, X86_DS, LIN + 0x1000), 0x22);
+    ASSERT_OK(x86_write_cr(CPU, 3, ROOT));
+    put(T3 + I2(LIN) * 8, 0, 8);
+    ASSERT_OK(x86_write_cr(CPU, 3, ROOT));
+    expect_pf(LIN + 0x1000, X86_ACCESS_READ, 0);
+}
+
 static void test_align(void **state)
 {
     map_two(PAGE_B | 7);
@@ -622,13 +648,16 @@ static void test_segments(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_no_paging),     TEST(test_long_4k),  TEST(test_long_large),
-        TEST(test_long_absent),   TEST(test_rights),   TEST(test_implicit),
-        TEST(test_long_reserved), TEST(test_paged_32), TEST(test_paged_pae),
-        TEST(test_canonical),     TEST(test_crossing), TEST(test_device),
-        TEST(test_rom),           TEST(test_rmw),      TEST(test_flush),
-        TEST(test_align),         TEST(test_a20),      TEST(test_segments),
-        TEST(test_breakpoints),
+        TEST(test_no_paging),     TEST(test_long_4k),
+        TEST(test_long_large),    TEST(test_long_absent),
+        TEST(test_rights),        TEST(test_implicit),
+        TEST(test_long_reserved), TEST(test_paged_32),
+        TEST(test_paged_pae),     TEST(test_canonical),
+        TEST(test_crossing),      TEST(test_device),
+        TEST(test_rom),           TEST(test_rmw),
+        TEST(test_flush),         TEST(test_align),
+        TEST(test_a20),           TEST(test_segments),
+        TEST(test_breakpoints),   TEST(test_structure_cache),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
