@@ -338,6 +338,18 @@ static enum fault_class classify(int vector)
     }
 }
 
+// Faults in a row before a delivery is given up. Hardware has no such limit: with #AC, which is benign,
+// two handlers at CPL 3 can refuse each other for ever, and no interrupt would get in between.
+#define NESTED_MAX 8
+
+static bool shut_down(struct x86_cpu *cpu)
+{
+    cpu->delivering = -1;
+    cpu->rip = cpu->insn_rip;
+    cpu->activity = X86_SHUTDOWN;
+    return false;
+}
+
 bool x86_fault_pending(struct x86_cpu *cpu)
 {
     uint8_t vector = cpu->fault.vector;
@@ -345,19 +357,14 @@ bool x86_fault_pending(struct x86_cpu *cpu)
     uint32_t error = cpu->fault.error;
     if (vector == X86_PF)
         cpu->cr2 = cpu->fault.cr2;
-    if (unlikely(cpu->delivering >= 0)) {
+    if (likely(cpu->delivering < 0)) {
+        cpu->nested = 0;
+    } else {
         enum fault_class first = classify(cpu->delivering), second = classify(vector);
-        if (first == DOUBLE_FAULT) {
-            cpu->delivering = -1;
-            cpu->rip = cpu->insn_rip;
-            cpu->activity = X86_SHUTDOWN;
-            return false;
-        }
-        // The last condition is not in the table: hardware would deliver #AC for ever when its
-        // handler at CPL 3 has a misaligned stack, and a run loop could not be interrupted there.
+        if (first == DOUBLE_FAULT || ++cpu->nested > NESTED_MAX)
+            return shut_down(cpu);
         if ((first == CONTRIBUTORY && second == CONTRIBUTORY) ||
-            (first == PAGE_FAULT && second != BENIGN) ||
-            (second == BENIGN && cpu->delivering == vector)) {
+            (first == PAGE_FAULT && second != BENIGN)) {
             vector = X86_DF;
             has_error = true;
             error = 0;

@@ -101,6 +101,7 @@ static const struct state_field cpu_fields[] = {
     CPU(sipi_vector),
     CPU_TRANSIENT(fault),
     CPU_TRANSIENT(delivering),
+    CPU_TRANSIENT(nested),
     CPU_TRANSIENT(unwind),
     CPU_TRANSIENT(platform),
     CPU_TRANSIENT(model),
