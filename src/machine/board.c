@@ -344,6 +344,7 @@ void board_reset(struct machine *machine)
     rtc_set_memory_size(&board->rtc, below, size - below);
     acpi_pm_reset(&board->acpi_pm);
     uart16550_reset(&board->uart);
+    board->uart.lcr = 0x03; // 8 data bits, as firmware leaves it: small kernels print without ado
     i8042_reset(&board->i8042);
     misc_ports_reset(&board->ports);
     memory_set_a20(machine->memory, true); // as the firmware we stand in for leaves it

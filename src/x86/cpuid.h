@@ -41,7 +41,7 @@ enum x86_vendor {
     X(syscall, 0x80000001, 0, 3, 11, 0) X(nx, 0x80000001, 0, 3, 20, 0)                             \
     X(mmxext, 0x80000001, 0, 3, 22, 0) X(pdpe1gb, 0x80000001, 0, 3, 26, 9)                         \
     X(rdtscp, 0x80000001, 0, 3, 27, 9) X(lm, 0x80000001, 0, 3, 29, 0)                              \
-    X(invtsc, 0x80000007, 0, 3, 8, 0)
+    X(invtsc, 0x80000007, 0, 3, 8, 10)
 // clang-format on
 
 enum x86_feature {
