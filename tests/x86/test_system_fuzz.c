@@ -262,13 +262,17 @@ static void test_fuzz(void **state)
     struct fix *f = *state;
     struct x86_cpu *cpu = &f->cpu;
     static struct x86_cpu before;
+    // static: they change between setjmp and longjmp
+    static unsigned tries, step;
+    static bool lng;
+    static unsigned long i;
     static unsigned long done, faults, deliveries, shutdowns, switches;
-    for (unsigned long i = 0; i < rounds; i++) {
-        bool lng = one_in(2);
+    for (i = 0; i < rounds; i++) {
+        lng = one_in(2);
         f->model.vendor = one_in(2) ? X86_VENDOR_AMD : X86_VENDOR_INTEL;
         memset(cpu->gpr, 0, sizeof(cpu->gpr));
         start(f, lng);
-        for (unsigned step = 0; step < 8 && cpu->activity == X86_ACTIVE; step++) {
+        for (step = 0; step < 8 && cpu->activity == X86_ACTIVE; step++) {
             corrupt(f, lng);
             random_stack(f, lng ? 8 : 4);
             cpu->insn_rip = cpu->rip;
@@ -282,7 +286,7 @@ static void test_fuzz(void **state)
                 continue;
             }
             faults++;
-            for (unsigned tries = 0;; tries++) {
+            for (tries = 0;; tries++) {
                 assert_true(tries < 12);
                 check_derived(f);
                 bool switched = cpu->cr0 & X86_CR0_TS;
