@@ -326,6 +326,8 @@ static hostexec_x87_fn *build_x87(uint8_t opcode, uint8_t modrm)
     begin(&c);
     if (cmov)
         PUT(&c, 0x89, 0xf0, 0x9e); // mov eax, esi; sahf
+    if (comi) // some processors leave the flags alone when an unmasked exception arises
+        PUT(&c, 0x89, 0xf0, 0x04, 0x7f, 0x9e); // mov eax, esi; add al, 0x7f (sets OF from 1); sahf
     PUT(&c, opcode, modrm);
     if (comi)
         put_flags(&c);

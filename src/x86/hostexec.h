@@ -59,7 +59,7 @@ uint32_t hostexec_stub_find(const struct x86_insn *insn);
 extern struct hostexec_stub *hostexec_stubs; // by stub number
 
 // One x87 instruction on the host's x87 unit. `opcode` is D8..DF; a memory operand is at *mem.
-// `flags` (LAHF layout, bits 15:8) is in RFLAGS before it; the result is as of a stub. The number
+// `flags` (laid out as the result) is in RFLAGS before it; the result is as of a stub. The number
 // is never 0 and is an index of hostexec_x87_code; 0: no such instruction. Control instructions are
 // not among them.
 typedef uint64_t hostexec_x87_fn(void *mem, uint64_t flags);

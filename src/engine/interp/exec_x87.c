@@ -17,6 +17,7 @@
 //    them.
 
 #include "engine/interp/exec_vector.h"
+#include "x86/cpuid.h"
 #include "x86/flags.h"
 
 #include <string.h>
@@ -130,11 +131,8 @@ static void exec_fcmov(struct x86_cpu *cpu, const struct x86_insn *insn)
 static void exec_fcomi(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
     enter(cpu);
-    uint64_t r = code_of(insn)(NULL, 0);
+    uint64_t r = code_of(insn)(NULL, (x86_cc_get(cpu) & 0xd5) << 8 | x86_of(cpu));
     leave(cpu, insn);
-    const struct x86_x87 *x = &cpu->x87;
-    if ((x->fsw & X87_FSW_ES) && (x->fsw & ~x->fcw & 3)) // unmasked #I or #D: flags stay
-        return;
     x86_cc_put(cpu, (uint32_t)((r >> 8 & 0xd5) | (r & 1) << 11));
 }
 
