@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define LEVEL_MAX 9
+#define LEVEL_REQUEST 10
 
 struct feature_info {
     const char *name;
@@ -106,7 +107,7 @@ static bool host_can(unsigned feature)
 
 static bool offerable(const struct x86_cpu_model *model, unsigned feature)
 {
-    return features[feature].level <= LEVEL_MAX && !vendor_lacks(model->vendor, feature) &&
+    return features[feature].level <= LEVEL_REQUEST && !vendor_lacks(model->vendor, feature) &&
            host_can(feature);
 }
 
@@ -179,7 +180,7 @@ static int unknown_feature(const char *name, size_t length, struct error *err)
     size_t at = 0;
     known[0] = 0;
     for (unsigned i = 1; i < X86_FEATURE_COUNT && at < sizeof(known); i++)
-        if (features[i].level <= LEVEL_MAX)
+        if (features[i].level <= LEVEL_REQUEST)
             at += (size_t)snprintf(known + at, sizeof(known) - at, " %s", features[i].name);
     return error_set(err, ERROR_USAGE, "--cpu: unknown feature '%.*s'; known:%s",
                      (int)(length > 24 ? 24 : length), name, known);
@@ -251,7 +252,7 @@ static int apply_switch(struct x86_cpu_model *model, const char *token, size_t l
     for (unsigned i = 1; i < X86_FEATURE_COUNT; i++) {
         if (!with.feature[i] || model->feature[i] || offerable(model, i))
             continue;
-        const char *why = features[i].level > LEVEL_MAX ? "is not implemented"
+        const char *why = features[i].level > LEVEL_REQUEST ? "is not implemented"
                           : vendor_lacks(model->vendor, i)
                               ? "does not exist on this vendor's processors"
                               : "needs a host processor that has it";

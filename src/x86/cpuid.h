@@ -11,8 +11,8 @@ enum x86_vendor {
 };
 
 // One line per feature: name on the command line, CPUID leaf, subleaf, register (0..3: EAX EBX ECX
-// EDX), bit, psABI level (0: every model, 1..4; 9: only `max`; 10: known, not implemented). cpuid.c
-// and the decoder's table use the names.
+// EDX), bit, psABI level (0: every model, 1..4; 9: only `max`; 10: only when asked for by +NAME; 11:
+// known, not implemented). cpuid.c and the decoder's table use the names.
 // clang-format off
 #define X86_FEATURE_LIST(X)                                                                        \
     X(fpu, 1, 0, 3, 0, 0) X(vme, 1, 0, 3, 1, 0) X(de, 1, 0, 3, 2, 0) X(pse, 1, 0, 3, 3, 0)         \
@@ -21,8 +21,8 @@ enum x86_vendor {
     X(pge, 1, 0, 3, 13, 0) X(mca, 1, 0, 3, 14, 0) X(cmov, 1, 0, 3, 15, 0) X(pat, 1, 0, 3, 16, 0)   \
     X(pse36, 1, 0, 3, 17, 0) X(clflush, 1, 0, 3, 19, 0) X(mmx, 1, 0, 3, 23, 0)                     \
     X(fxsr, 1, 0, 3, 24, 0) X(sse, 1, 0, 3, 25, 0) X(sse2, 1, 0, 3, 26, 0)                         \
-    X(ss, 1, 0, 3, 27, 10) X(ht, 1, 0, 3, 28, 0) X(sse3, 1, 0, 2, 0, 2)                            \
-    X(pclmulqdq, 1, 0, 2, 1, 9) X(monitor, 1, 0, 2, 3, 10) X(ssse3, 1, 0, 2, 9, 2)                 \
+    X(ss, 1, 0, 3, 27, 11) X(ht, 1, 0, 3, 28, 0) X(sse3, 1, 0, 2, 0, 2)                            \
+    X(pclmulqdq, 1, 0, 2, 1, 9) X(monitor, 1, 0, 2, 3, 11) X(ssse3, 1, 0, 2, 9, 2)                 \
     X(fma, 1, 0, 2, 12, 3) X(cx16, 1, 0, 2, 13, 2) X(pcid, 1, 0, 2, 17, 9)                         \
     X(sse41, 1, 0, 2, 19, 2) X(sse42, 1, 0, 2, 20, 2) X(x2apic, 1, 0, 2, 21, 0)                    \
     X(movbe, 1, 0, 2, 22, 3) X(popcnt, 1, 0, 2, 23, 2) X(tsc_deadline, 1, 0, 2, 24, 0)             \

@@ -51,6 +51,8 @@ static void test_parse(void **state)
     assert_true(parse("max,-xsave"));
     assert_false(has(X86_FEATURE_avx) || has(X86_FEATURE_avx2) || has(X86_FEATURE_fma) ||
                  has(X86_FEATURE_f16c) || has(X86_FEATURE_xsaves) || has(X86_FEATURE_osxsave));
+    assert_true(parse("max,+invtsc"));
+    assert_true(has(X86_FEATURE_invtsc));
     assert_true(parse("max,-lm"));
     assert_false(has(X86_FEATURE_syscall) || has(X86_FEATURE_pcid));
     assert_true(parse("max,-TSC-deadline,-lzcnt"));
