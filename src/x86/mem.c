@@ -7,6 +7,7 @@
 //  - An access inside one page of RAM is one host load or store of its size, so that naturally
 //  aligned
 //    accesses stay atomic for other processors.
+#include "x86/fpu.h"
 #include "x86/mem.h"
 
 #include "memory/memory.h"
@@ -61,9 +62,26 @@ ALWAYS_INLINE void operand_translate(struct x86_cpu *cpu, struct operand *op, un
     unsigned room = (unsigned)(PAGE_SIZE - (lin & PAGE_OFFSET_MASK));
     op->size = size;
     op->first = size <= room ? size : room;
+    // Canonical form is a property of the whole operand, judged before any page.
+    if (unlikely(size > room) && (cpu->efer & X86_EFER_LMA) &&
+        !x86_canonical((lin + room) & cpu->lin_mask))
+        x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
     x86_translate(cpu, seg, lin, set, access, &op->span[0]);
     if (unlikely(size > room))
         x86_translate(cpu, seg, (lin + room) & cpu->lin_mask, set, access, &op->span[1]);
+}
+
+// A device may use floating point, which must not meet the guest's state in the host's registers.
+static uint64_t device_read(struct x86_cpu *cpu, gpa_t gpa, unsigned size)
+{
+    x86_fpu_sync(cpu);
+    return memory_mmio_read(cpu->platform->memory, gpa, size);
+}
+
+static void device_write(struct x86_cpu *cpu, gpa_t gpa, uint64_t value, unsigned size)
+{
+    x86_fpu_sync(cpu);
+    memory_mmio_write(cpu->platform->memory, gpa, value, size);
 }
 
 static uint64_t host_load(const uint8_t *host, unsigned size)
@@ -132,7 +150,7 @@ static void span_read(struct x86_cpu *cpu, const struct x86_span *span, void *da
     uint8_t *out = data;
     for (unsigned done = 0; done < size;) {
         unsigned n = piece(span->gpa + done, size - done);
-        uint64_t v = memory_mmio_read(cpu->platform->memory, span->gpa + done, n);
+        uint64_t v = device_read(cpu, span->gpa + done, n);
         memcpy(out + done, &v, n);
         done += n;
     }
@@ -160,7 +178,7 @@ static void span_write(struct x86_cpu *cpu, const struct x86_span *span, const v
         unsigned n = piece(span->gpa + done, size - done);
         uint64_t v = 0;
         memcpy(&v, in + done, n);
-        memory_mmio_write(cpu->platform->memory, span->gpa + done, v, n);
+        device_write(cpu, span->gpa + done, v, n);
         done += n;
     }
 }
@@ -174,7 +192,7 @@ static uint64_t operand_load(struct x86_cpu *cpu, const struct operand *op)
         if (likely(s->host != NULL))
             return host_load(s->host, op->size);
         if (one_access(op->size))
-            return memory_mmio_read(cpu->platform->memory, s->gpa, op->size);
+            return device_read(cpu, s->gpa, op->size);
     }
     uint64_t v = 0;
     span_read(cpu, s, &v, op->first);
@@ -195,7 +213,7 @@ static void operand_store(struct x86_cpu *cpu, const struct operand *op, uint64_
             return;
         }
         if (one_access(op->size)) {
-            memory_mmio_write(cpu->platform->memory, s->gpa, value, op->size);
+            device_write(cpu, s->gpa, value, op->size);
             return;
         }
     }
@@ -245,6 +263,8 @@ void x86_write_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, uint64_t value
 void x86_read_block_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, void *data, unsigned size)
 {
     struct operand op;
+    if (size <= 32) // one datum; longer blocks are structures
+        align_check(cpu, seg, lin, size);
     operand_translate(cpu, &op, seg, lin, size, x86_tlb_current(cpu), X86_ACCESS_READ);
     span_read(cpu, &op.span[0], data, op.first);
     if (size > op.first)
@@ -256,6 +276,8 @@ void x86_write_block_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, const vo
                           unsigned size)
 {
     struct operand op;
+    if (size <= 32) // one datum; longer blocks are structures
+        align_check(cpu, seg, lin, size);
     operand_translate(cpu, &op, seg, lin, size, x86_tlb_current(cpu), X86_ACCESS_WRITE);
     span_write(cpu, &op.span[0], data, op.first);
     if (size > op.first)
@@ -266,6 +288,8 @@ void x86_write_block_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, const vo
 void x86_write_check_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned size)
 {
     struct operand op;
+    if (size <= 32) // one datum; longer blocks are structures
+        align_check(cpu, seg, lin, size);
     operand_translate(cpu, &op, seg, lin, size, x86_tlb_current(cpu), X86_ACCESS_WRITE);
 }
 

@@ -153,14 +153,11 @@ void x86_inner_ss(struct x86_cpu *cpu, uint16_t sel, unsigned new_cpl, uint32_t 
 void x86_seg_null(struct x86_cpu *cpu, unsigned n, uint16_t sel)
 {
     struct x86_seg *seg = &cpu->seg[n];
+    // AMD processors before Zen 2 kept base and limit; those since clear them as Intel's do.
     seg->sel = sel;
-    if (x86_is_amd(cpu)) {
-        seg->attr |= X86_ATTR_UNUSABLE;
-    } else {
-        seg->attr = X86_ATTR_UNUSABLE;
-        seg->limit = 0;
-        seg->base = 0;
-    }
+    seg->attr = X86_ATTR_UNUSABLE;
+    seg->limit = 0;
+    seg->base = 0;
     x86_seg_changed(cpu, n);
 }
 

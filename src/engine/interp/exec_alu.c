@@ -192,6 +192,16 @@ EXEC(xadd)
 EXEC(cmpxchg)
 {
     unsigned size = x->opsize;
+    if (!x->has_mem) {
+        uint64_t dest = interp_get(cpu, x->rm, size), value = interp_get(cpu, x->reg, size);
+        rmw_value(cpu, RMW_CMPXCHG, size, dest, value); // the flags
+        // A destination that differs is left alone, its upper half too.
+        if (x86_zf(cpu))
+            interp_put(cpu, x->rm, size, value);
+        else
+            interp_put(cpu, X86_RAX, size, dest);
+        return;
+    }
     uint64_t old = rmw(cpu, x, RMW_CMPXCHG, interp_get(cpu, x->reg, size), locked(x));
     if (!x86_zf(cpu))
         interp_put(cpu, X86_RAX, size, old);
