@@ -7,10 +7,10 @@
 //  - An access inside one page of RAM is one host load or store of its size, so that naturally
 //  aligned
 //    accesses stay atomic for other processors.
-#include "x86/fpu.h"
 #include "x86/mem.h"
 
 #include "memory/memory.h"
+#include "x86/fpu.h"
 #include "x86/paging.h"
 #include "x86/system.h"
 
