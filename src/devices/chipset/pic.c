@@ -72,6 +72,14 @@ static void chip_set_line(struct pic_chip *chip, unsigned input, bool level)
     }
 }
 
+static void pic_drive(struct pic *pic, bool level)
+{
+    if (level == pic->output)
+        return;
+    pic->output = level;
+    irq_set(&pic->out, level);
+}
+
 // Propagates requests: slave to master, master to the output.
 static void pic_update(struct pic *pic)
 {
@@ -83,8 +91,7 @@ static void pic_update(struct pic *pic)
     chip_set_line(master, CASCADE, slave);
     if (slave)
         master->edges |= 1u << CASCADE;
-    pic->output = chip_request(master, true) >= 0;
-    irq_set(&pic->out, pic->output);
+    pic_drive(pic, chip_request(master, true) >= 0);
 }
 
 // Acknowledge inside one chip: moves a request into service. Returns the input; 7 without service
@@ -113,7 +120,7 @@ int pic_ack(struct pic *pic)
         chip = &pic->chip[1];
         input = chip_ack(chip, false);
     }
-    irq_set(&pic->out, false);
+    pic_drive(pic, false);
     pic_update(pic);
     return chip->base + input;
 }
