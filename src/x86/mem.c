@@ -227,7 +227,7 @@ static void align_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned s
 {
     if (likely(!x86_tlb_align_checked(cpu)) || (lin & (size - 1)) == 0 || (size & (size - 1)))
         return;
-    if (!x86_canonical(lin))
+    if (!x86_canonical(lin) || !x86_canonical(lin + size - 1))
         x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
     x86_raise_error(cpu, X86_AC, 0);
 }

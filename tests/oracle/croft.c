@@ -150,7 +150,7 @@ static void build_descriptors(void)
                    (TSS_LINEAR >> 24 & 0xff) << 56;
     put64(KERNEL + 0x1000 + 8 * 8, low);
     put64(KERNEL + 0x1000 + 9 * 8, TSS_LINEAR >> 32);
-    put64(KERNEL + 0x1800 + 4, STACK_TOP); // RSP0
+    put64(KERNEL + 0x1800 + 4, STACK_TOP);                 // RSP0
     put64(KERNEL + 0x1800 + 0x60, UINT64_C(0x8000) << 48); // the I/O bitmap begins behind the limit
     for (unsigned v = 0; v < 256; v++) {
         uint64_t handler = HANDLERS + 16 * v;

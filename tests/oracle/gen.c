@@ -16,6 +16,7 @@
 #include "x86/cpuid.h"
 #include "x86/decode.h"
 #include "x86/insn.h"
+#include "x86/system.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -729,6 +730,11 @@ static void emit_memory(struct gen *g)
         if (attempt < 11 && (!address_is_safe(linear) || !address_is_safe(linear + 64) ||
                              (linear != g->target && attempt < 6 && g->target < ORACLE_WINDOW_END)))
             continue;
+        // AMD processors refuse such an offset even where the segment's base brings it back.
+        if (attempt < 11 && x86_canonical(linear) && !x86_canonical(offset)) {
+            g->target = ORACLE_WINDOW_BASE + 0x800;
+            continue;
+        }
         g->target = linear;
         uint64_t rubbish = g->adsize67 && g->code64 && chance(g, 50) ? rng_next(&g->rng) << 32 : 0;
         if (base != REG_NONE && base_free)

@@ -324,7 +324,7 @@ extern interp_fn *const hot_imul_table[2][3][KIND_COUNT]; // [with imm][16, 32, 
 extern interp_fn *const hot_mov_table[HOT_SIZES][SHAPE_COUNT];
 extern interp_fn *const hot_mov_imm64;
 extern interp_fn *const hot_extend_table[2][3][2][KIND_COUNT]; // [sign][to 16, 32, 64][from 8, 16]
-extern interp_fn *const hot_movsxd_table[2][KIND_COUNT];       // to 32 (a move), to 64
+extern interp_fn *const hot_movsxd_table[3][KIND_COUNT];       // to 16, 32 (moves), 64
 extern interp_fn *const hot_lea_table[3][3];                   // [16, 32, 64][KIND_FLAT.. - 1]
 extern interp_fn *const hot_cmov_table[16][3][KIND_COUNT];
 extern interp_fn *const hot_set_table[16][KIND_COUNT];

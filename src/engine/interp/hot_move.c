@@ -89,6 +89,7 @@ EACH_KIND(EXTEND, 64, 16)
         hot_put(cpu, to, insn->reg, (uint64_t)(int64_t)(int32_t)hot_load(cpu, insn, K, 32)); \
         NEXT;                                                                                \
     }
+EACH_KIND(MOVSXD, 16) // reads four bytes all the same
 EACH_KIND(MOVSXD, 32)
 EACH_KIND(MOVSXD, 64)
 #define EXTEND_ROWS(n)                                                        \
@@ -99,7 +100,8 @@ EACH_KIND(MOVSXD, 64)
         }                                                                     \
     }
 interp_fn *const hot_extend_table[2][3][2][KIND_COUNT] = {EXTEND_ROWS(movzx), EXTEND_ROWS(movsx)};
-interp_fn *const hot_movsxd_table[2][KIND_COUNT] = {KINDS(movsxd32), KINDS(movsxd64)};
+interp_fn *const hot_movsxd_table[3][KIND_COUNT] = {KINDS(movsxd16), KINDS(movsxd32),
+                                                      KINDS(movsxd64)};
 // --- LEA -------------------------------------------------------------------------------------------------------------
 
 #define LEA(bits)                                                     \

@@ -393,9 +393,7 @@ static interp_fn *select_hot(struct interp_insn *insn, struct interp_detail *det
     case CLASS_MOVSX_W:
         return hot_extend_table[1][size - 1][1][kind];
     case CLASS_MOVSXD:
-        if (size == 1) // a plain 16-bit move
-            return hot_extend_table[0][0][1][kind];
-        return hot_movsxd_table[size - 2][kind];
+        return hot_movsxd_table[size - 1][kind];
     case CLASS_LEA:
         // The segment does not matter.
         if (kind == KIND_SEG && code64 && x->adsize == 8 && fits32(detail->disp))
