@@ -175,6 +175,7 @@ static const struct family families[X86_FORM_COUNT] = {
     F(cwd, CLASS_CWD, 0),
     F(nop, CLASS_SMALL, HOT_NOP),
     F(nop_Ev, CLASS_SMALL, HOT_NOP),
+    F(nop_Ev_0D, CLASS_SMALL, HOT_NOP),
     F(nop_Ev_18, CLASS_SMALL, HOT_NOP),
     F(nop_Ev_19, CLASS_SMALL, HOT_NOP),
     F(nop_Ev_1A, CLASS_SMALL, HOT_NOP),
@@ -464,6 +465,13 @@ void interp_select(struct interp_insn *insn, struct interp_detail *detail, enum 
                    unsigned next_off)
 {
     insn->fn = detail->exec ? NULL : select_hot(insn, detail, code, next_off);
-    if (!insn->fn)
-        insn->fn = select_plain(detail);
+    if (insn->fn)
+        return;
+    insn->fn = select_plain(detail);
+    if (insn->fn == interp_plain) {
+        interp_fn *fn =
+            hot_select_vector(insn, detail, memory_kind(insn, detail, code, next_off));
+        if (fn)
+            insn->fn = fn;
+    }
 }
