@@ -101,3 +101,31 @@ interp_exec_fn *vector_select_move(const struct x86_insn *insn); // exec_vector_
 interp_exec_fn *vector_select_mask(const struct x86_insn *insn); // exec_vector_mask.c
 interp_exec_fn *x87_select(struct x86_insn *insn);               // exec_x87.c
 interp_exec_fn *x87_select_env(const struct x86_insn *insn);     // exec_x87_env.c
+
+// The functions of exec_vector_move.c that hot_vector.c has a faster version of: loads and stores of 4, 8,
+// 16 bytes (_A: aligned), register copies, exclusive or of registers.
+enum vector_move {
+    VECTOR_MOVE_NONE,
+    VECTOR_LOAD4_SSE,
+    VECTOR_LOAD8_SSE,
+    VECTOR_LOAD_SSE,
+    VECTOR_LOAD_A_SSE,
+    VECTOR_STORE4_SSE,
+    VECTOR_STORE8_SSE,
+    VECTOR_STORE_SSE,
+    VECTOR_STORE_A_SSE,
+    VECTOR_COPY_SSE,
+    VECTOR_XOR_SSE,
+    VECTOR_LOAD4_AVX,
+    VECTOR_LOAD8_AVX,
+    VECTOR_LOAD_AVX,
+    VECTOR_LOAD_A_AVX,
+    VECTOR_STORE4_AVX,
+    VECTOR_STORE8_AVX,
+    VECTOR_STORE_AVX,
+    VECTOR_STORE_A_AVX,
+    VECTOR_COPY_AVX,
+    VECTOR_XOR_AVX,
+    VECTOR_MOVES
+};
+enum vector_move vector_move_of(interp_exec_fn *fn);

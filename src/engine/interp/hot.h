@@ -364,3 +364,8 @@ extern interp_fn *const hot_small_table[HOT_SMALLS];
 extern interp_fn *const hot_branch_table[HOT_BRANCHES];
 extern interp_fn *const hot_jmp_ind64[KIND_COUNT], *const hot_call_ind64[KIND_COUNT];
 extern interp_fn *const hot_push_mem64[KIND_COUNT];
+
+// hot_vector.c: the threaded handler for a vector instruction whose plain function is known, or NULL.
+// memory_kind() has filled the memory operand.
+interp_fn *hot_select_vector(struct interp_insn *insn, const struct interp_detail *detail,
+                             enum hot_kind kind);
