@@ -44,25 +44,56 @@ static const uint16_t host_executes[] = {
 static const struct {
     uint16_t feature, needs;
 } needs[] = {
-    {F(sse), F(fxsr)},         {F(sse2), F(sse)},       {F(sse3), F(sse2)},
-    {F(ssse3), F(sse3)},       {F(sse41), F(ssse3)},    {F(sse42), F(sse41)},
-    {F(aes), F(sse2)},         {F(pclmulqdq), F(sse2)}, {F(sha), F(ssse3)},
-    {F(xsave), F(fxsr)},       {F(osxsave), F(xsave)},  {F(xsave), F(osxsave)},
-    {F(avx), F(xsave)},        {F(avx), F(sse42)},      {F(avx2), F(avx)},
-    {F(fma), F(avx)},          {F(f16c), F(avx)},       {F(xsaveopt), F(xsave)},
-    {F(xsavec), F(xsave)},     {F(xgetbv1), F(xsave)},  {F(xsaves), F(xsavec)},
-    {F(lm), F(pae)},           {F(lm), F(msr)},         {F(nx), F(pae)},
-    {F(pdpe1gb), F(lm)},       {F(syscall), F(lm)},     {F(fsgsbase), F(lm)},
-    {F(pcid), F(lm)},          {F(pse36), F(pse)},      {F(x2apic), F(apic)},
-    {F(x2apic), F(msr)},       {F(rdtscp), F(tsc)},     {F(tsc_adjust), F(tsc)},
-    {F(invtsc), F(tsc)},       {F(mca), F(mce)},        {F(fsrm), F(erms)},
-    {F(mmxext), F(sse)},       {F(mmxext), F(mmx)},     {F(tsc_deadline), F(apic)},
-    {F(tsc_deadline), F(tsc)}, {F(arat), F(apic)},      {F(clflushopt), F(clflush)},
+    {F(sse), F(fxsr)},
+    {F(sse2), F(sse)},
+    {F(sse3), F(sse2)},
+    {F(ssse3), F(sse3)},
+    {F(sse41), F(ssse3)},
+    {F(sse42), F(sse41)},
+    {F(aes), F(sse2)},
+    {F(pclmulqdq), F(sse2)},
+    {F(sha), F(ssse3)},
+    {F(xsave), F(fxsr)},
+    {F(osxsave), F(xsave)},
+    {F(xsave), F(osxsave)},
+    {F(avx), F(xsave)},
+    {F(avx), F(sse42)},
+    {F(avx2), F(avx)},
+    {F(fma), F(avx)},
+    {F(f16c), F(avx)},
+    {F(xsaveopt), F(xsave)},
+    {F(xsavec), F(xsave)},
+    {F(xgetbv1), F(xsave)},
+    {F(xsaves), F(xsavec)},
+    {F(lm), F(pae)},
+    {F(lm), F(msr)},
+    {F(nx), F(pae)},
+    {F(pdpe1gb), F(lm)},
+    {F(syscall), F(lm)},
+    {F(fsgsbase), F(lm)},
+    {F(pcid), F(lm)},
+    {F(pse36), F(pse)},
+    {F(x2apic), F(apic)},
+    {F(x2apic), F(msr)},
+    {F(rdtscp), F(tsc)},
+    {F(tsc_adjust), F(tsc)},
+    {F(invtsc), F(tsc)},
+    {F(mca), F(mce)},
+    {F(fsrm), F(erms)},
+    {F(mmxext), F(sse)},
+    {F(bhi_ctrl), F(spec_ctrl)},
+    {F(mmxext), F(mmx)},
+    {F(tsc_deadline), F(apic)},
+    {F(tsc_deadline), F(tsc)},
+    {F(arat), F(apic)},
+    {F(clflushopt), F(clflush)},
 };
 
 static bool vendor_lacks(enum x86_vendor vendor, unsigned feature)
 {
-    return vendor == X86_VENDOR_INTEL && (feature == F(mmxext) || feature == F(cr8_legacy));
+    if (vendor == X86_VENDOR_INTEL)
+        return feature == F(mmxext) || feature == F(cr8_legacy);
+    return feature == F(bhi_ctrl);
 }
 
 // (<cpuid.h> would be this folder's.) False when the host does not have the leaf.

@@ -179,8 +179,9 @@ static void leaf_basic(struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uin
         put_features(model, 6, 0, out);
         break;
     case 7:
-        if (subleaf == 0)
-            put_features(model, 7, 0, out);
+        put_features(model, 7, subleaf, out);
+        if (subleaf == 0 && model->feature[X86_FEATURE_bhi_ctrl])
+            out[EAX] = 2; // highest subleaf
         break;
     case 0xb:
         leaf_b(cpu, subleaf, out);

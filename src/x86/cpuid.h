@@ -34,7 +34,8 @@ enum x86_vendor {
     X(adx, 7, 0, 1, 19, 9) X(smap, 7, 0, 1, 20, 9) X(clflushopt, 7, 0, 1, 23, 9)                   \
     X(clwb, 7, 0, 1, 24, 9) X(sha, 7, 0, 1, 29, 9) X(umip, 7, 0, 2, 2, 9)                          \
     X(rdpid, 7, 0, 2, 22, 9) X(fsrm, 7, 0, 3, 4, 9) X(arat, 6, 0, 0, 2, 0)                         \
-    X(spec_ctrl, 7, 0, 3, 26, 0) X(arch_caps, 7, 0, 3, 29, 0) X(xsaveopt, 13, 1, 0, 0, 9)          \
+    X(spec_ctrl, 7, 0, 3, 26, 0) X(arch_caps, 7, 0, 3, 29, 0) X(bhi_ctrl, 7, 2, 3, 4, 0)           \
+    X(xsaveopt, 13, 1, 0, 0, 9)                                                                    \
     X(xsavec, 13, 1, 0, 1, 9) X(xgetbv1, 13, 1, 0, 2, 9) X(xsaves, 13, 1, 0, 3, 9)                 \
     X(lahf_lm, 0x80000001, 0, 2, 0, 2) X(cr8_legacy, 0x80000001, 0, 2, 4, 9)                       \
     X(abm, 0x80000001, 0, 2, 5, 3) X(prefetchw, 0x80000001, 0, 2, 8, 9)                            \

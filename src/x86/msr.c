@@ -157,7 +157,7 @@ static bool belongs_to_board(uint32_t msr)
 
 static uint64_t ucode_revision(const struct x86_cpu *cpu)
 {
-    return is_amd(cpu) ? 0x1000065 : UINT64_C(0x1) << 32;
+    return is_amd(cpu) ? 0x1000065 : UINT64_C(0x28) << 32; // one that Linux has no complaint about
 }
 
 // --- time
@@ -490,7 +490,8 @@ void x86_wrmsr(struct x86_cpu *cpu, uint32_t msr, uint64_t value)
         cpu->mcg_ctl = value;
         break;
     case MSR_SPEC_CTRL:
-        require(cpu, has(cpu, X86_FEATURE_spec_ctrl) && !(value & ~UINT64_C(7)));
+        require(cpu, has(cpu, X86_FEATURE_spec_ctrl));
+        require(cpu, !(value & ~(has(cpu, X86_FEATURE_bhi_ctrl) ? UINT64_C(0x407) : 7)));
         cpu->spec_ctrl = value;
         break;
     case MSR_PRED_CMD:
