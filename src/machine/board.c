@@ -9,9 +9,13 @@
 
 #define BOARD_PM_BASE 0x600
 #define BOARD_SCI_IRQ 9
+#define BOARD_PCI_GSI 16 // I/O APIC pins of the four PCI interrupt links
 #define BOARD_COM1 0x3f8
 #define BOARD_COM1_IRQ 4
 #define BOARD_IOAPIC_ID 0
+
+// The same links in 8259 mode.
+static const uint8_t pci_link_irq[PCI_LINKS] = {10, 10, 11, 11};
 
 // --- interrupts ------------------------------------------------------------------------------------------
 
@@ -250,11 +254,33 @@ static int create_power_management(struct machine *machine, struct error *err)
                                                            .timer_32 = true,
                                                            .power_off = power_off,
                                                            .opaque = machine});
-    acpi_pm_region(&board->acpi_pm, BOARD_PM_BASE, &region);
-    if (add_regions(machine, &region, 1, false, err))
-        return -1;
     acpi_pm_smi_region(&board->acpi_pm, &region);
     return add_regions(machine, &region, 1, false, err);
+}
+
+// The host bridge, the ISA bridge and the power-management function, which places the ACPI registers.
+static int create_pci(struct machine *machine, struct error *err)
+{
+    struct board *board = &machine->board;
+    struct pci_bus_config bus = {.memory = machine->memory,
+                                 .reset_control_read = reset_control_read,
+                                 .reset_control_write = reset_control_write,
+                                 .reset_control = &board->ports};
+    struct piix_config piix = {.memory = machine->memory};
+    struct io_region region;
+
+    for (int i = 0; i < PCI_LINKS; i++) {
+        bus.links[i] = ioapic_line(board->ioapic, BOARD_PCI_GSI + i);
+        piix.link_irq[i] = pci_link_irq[i];
+    }
+    pci_bus_init(&board->pci, &bus);
+    pci_bus_region(&board->pci, &region);
+    for (int i = 0; i < PIIX_ISA_IRQS; i++)
+        piix.isa[i] = isa_line(machine, i);
+    acpi_pm_region(&board->acpi_pm, BOARD_PM_BASE, &piix.pm);
+    return add_regions(machine, &region, 1, false, err) || piix_init(&board->piix, &board->pci, &piix, err)
+               ? -1
+               : 0;
 }
 
 static int create_serial(struct machine *machine, struct error *err)
@@ -289,7 +315,7 @@ static int create_i8042(struct machine *machine, struct error *err)
 static int create_ports(struct machine *machine, struct error *err)
 {
     struct misc_ports *ports = &machine->board.ports;
-    struct io_region region[4];
+    struct io_region region[3];
 
     misc_ports_init(ports, &(struct misc_ports_config){.set_a20 = set_a20,
                                                        .a20 = get_a20,
@@ -299,7 +325,6 @@ static int create_ports(struct machine *machine, struct error *err)
     misc_ports_post_region(ports, &region[0]);
     misc_ports_control_a_region(ports, &region[1]);
     misc_ports_debug_region(ports, &region[2]);
-    misc_ports_reset_region(ports, &region[3]);
     return add_regions(machine, region, ARRAY_SIZE(region), false, err);
 }
 
@@ -307,7 +332,8 @@ int board_create(struct machine *machine, struct error *err)
 {
     return create_interrupt_controllers(machine, err) || create_timers(machine, err) ||
                    create_power_management(machine, err) || create_serial(machine, err) ||
-                   create_i8042(machine, err) || create_ports(machine, err)
+                   create_i8042(machine, err) || create_ports(machine, err) ||
+                   create_pci(machine, err)
                ? -1
                : 0;
 }
@@ -347,6 +373,7 @@ void board_reset(struct machine *machine)
     board->uart.lcr = 0x03; // 8 data bits, as firmware leaves it: small kernels print without ado
     i8042_reset(&board->i8042);
     misc_ports_reset(&board->ports);
+    pci_bus_reset(&board->pci);
     memory_set_a20(machine->memory, true); // as the firmware we stand in for leaves it
 }
 
@@ -376,7 +403,14 @@ void board_tables(struct machine *machine)
                                .hpet_base = LAYOUT_HPET,
                                .hpet_id = (uint32_t)memory_mmio_read(machine->memory, LAYOUT_HPET, 4),
                                .serial_ports = 1,
-                               .i8042 = true};
+                               .i8042 = true,
+                               .pci = true,
+                               .pci32_base = LAYOUT_PCI32,
+                               .pci32_last = LAYOUT_PCI32_END - 1};
+    for (int i = 0; i < PCI_LINKS; i++) {
+        acpi.pci_gsi[i] = (uint8_t)(BOARD_PCI_GSI + i);
+        acpi.pci_irq[i] = pci_link_irq[i];
+    }
     machine->rsdp = 0;
     if (acpi_tables_build(&acpi, LAYOUT_TABLES + ACPI_TABLES_ALIGN, &blob, &err)) {
         log_error("ACPI tables: %s", err.message);

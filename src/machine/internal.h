@@ -16,7 +16,9 @@
 #include "devices/chipset/ioapic.h"
 #include "devices/chipset/lapic.h"
 #include "devices/chipset/misc_ports.h"
+#include "devices/chipset/pci.h"
 #include "devices/chipset/pic.h"
+#include "devices/chipset/piix.h"
 #include "devices/chipset/pit.h"
 #include "devices/chipset/rtc.h"
 #include "devices/chipset/uart16550.h"
@@ -58,6 +60,8 @@ struct board {
     struct uart16550 uart;
     struct i8042 i8042;
     struct misc_ports ports;
+    struct pci_bus pci;
+    struct piix piix;
     char debug_line[256]; // what the guest wrote to port E9h, up to a newline
     unsigned debug_length;
 };

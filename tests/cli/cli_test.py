@@ -92,7 +92,7 @@ def usage():
         expect(f"memory {size}", ["run", "--kernel", args.hello, "--memory", size], 2, "--memory")
     for cpus in ("0", "65", "two", "-1", "1.5"):
         expect(f"cpus {cpus}", ["run", "--kernel", args.hello, "--cpus", cpus], 2, "--cpus")
-    for model in ("z80", "max,-nosuch", "max,vendor=cyrix", ""):
+    for model in ("z80", "max,-nosuch", "max,vendor=cyrix", "max,+monitor"):
         expect(f"cpu {model!r}", ["run", "--kernel", args.hello, "--cpu", model], 2, "cpu|model|feature")
     expect("engine", ["run", "--kernel", args.hello, "--engine", "steam"], 2, "steam")
     expect("serial", ["run", "--kernel", args.hello, "--serial", "carrier-pigeon"], 2, "stdio, file=PATH")
