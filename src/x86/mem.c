@@ -232,6 +232,33 @@ static void align_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned s
     x86_raise_error(cpu, X86_AC, 0);
 }
 
+// Blocks: vectors, and the x87 unit's 80-bit values and environments (whose parts are 4 or 2 bytes).
+static void block_align_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned size)
+{
+    if (likely(!x86_tlb_align_checked(cpu)))
+        return;
+    switch (size) {
+    case 10:
+        size = 8;
+        break;
+    case 14:
+    case 94:
+        size = 2;
+        break;
+    case 28:
+    case 108:
+        size = 4;
+        break;
+    case 32:
+        size = 16; // YMM operands: AMD processors ask for no more
+        break;
+    default:
+        if (size > 32)
+            return;
+    }
+    align_check(cpu, seg, lin, size);
+}
+
 static void breakpoints(struct x86_cpu *cpu, gva_t lin, unsigned size, unsigned access)
 {
     if (unlikely(x86_debug_armed(cpu)))
@@ -263,8 +290,7 @@ void x86_write_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, uint64_t value
 void x86_read_block_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, void *data, unsigned size)
 {
     struct operand op;
-    if (size <= 32) // one datum; longer blocks are structures
-        align_check(cpu, seg, lin, size);
+    block_align_check(cpu, seg, lin, size);
     operand_translate(cpu, &op, seg, lin, size, x86_tlb_current(cpu), X86_ACCESS_READ);
     span_read(cpu, &op.span[0], data, op.first);
     if (size > op.first)
@@ -276,8 +302,7 @@ void x86_write_block_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, const vo
                           unsigned size)
 {
     struct operand op;
-    if (size <= 32) // one datum; longer blocks are structures
-        align_check(cpu, seg, lin, size);
+    block_align_check(cpu, seg, lin, size);
     operand_translate(cpu, &op, seg, lin, size, x86_tlb_current(cpu), X86_ACCESS_WRITE);
     span_write(cpu, &op.span[0], data, op.first);
     if (size > op.first)
@@ -288,8 +313,7 @@ void x86_write_block_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, const vo
 void x86_write_check_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned size)
 {
     struct operand op;
-    if (size <= 32) // one datum; longer blocks are structures
-        align_check(cpu, seg, lin, size);
+    block_align_check(cpu, seg, lin, size);
     operand_translate(cpu, &op, seg, lin, size, x86_tlb_current(cpu), X86_ACCESS_WRITE);
 }
 

@@ -566,7 +566,11 @@ static void choose_prefixes(struct gen *g)
             g->rep = chance(g, f->attr & X86_INSN_REP ? 15 : 50) ? 0xf2 : 0xf3;
         break;
     }
+    if (starts(g, "loop"))
+        g->rep = 0; // AMD's let it override the condition
     g->lock = chance(g, f->attr & X86_INSN_LOCKABLE ? 20 : 2);
+    if (is(g, "verw"))
+        g->lock = false; // Zen 4 executes it, microcode being microcode
 }
 
 static void emit_prefixes(struct gen *g)
