@@ -223,9 +223,9 @@ static void operand_store(struct x86_cpu *cpu, const struct operand *op, uint64_
 }
 
 // CR0.AM, RFLAGS.AC and CPL 3. Canonical form is judged before alignment.
-static void align_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned size)
+static void align_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned size, unsigned align)
 {
-    if (likely(!x86_tlb_align_checked(cpu)) || (lin & (size - 1)) == 0 || (size & (size - 1)))
+    if (likely(!x86_tlb_align_checked(cpu)) || (lin & (align - 1)) == 0 || (align & (align - 1)))
         return;
     if (!x86_canonical(lin) || !x86_canonical(lin + size - 1))
         x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
@@ -237,26 +237,27 @@ static void block_align_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsi
 {
     if (likely(!x86_tlb_align_checked(cpu)))
         return;
+    unsigned align = size;
     switch (size) {
     case 10:
-        size = 8;
+        align = 8;
         break;
     case 14:
     case 94:
-        size = 2;
+        align = 2;
         break;
     case 28:
     case 108:
-        size = 4;
+        align = 4;
         break;
     case 32:
-        size = 16; // YMM operands: AMD processors ask for no more
+        align = 16; // YMM operands: AMD processors ask for no more
         break;
     default:
         if (size > 32)
             return;
     }
-    align_check(cpu, seg, lin, size);
+    align_check(cpu, seg, lin, size, align);
 }
 
 static void breakpoints(struct x86_cpu *cpu, gva_t lin, unsigned size, unsigned access)
@@ -271,7 +272,7 @@ static void breakpoints(struct x86_cpu *cpu, gva_t lin, unsigned size, unsigned 
 uint64_t x86_read_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned size)
 {
     struct operand op;
-    align_check(cpu, seg, lin, size);
+    align_check(cpu, seg, lin, size, size);
     operand_translate(cpu, &op, seg, lin, size, x86_tlb_current(cpu), X86_ACCESS_READ);
     uint64_t value = operand_load(cpu, &op);
     breakpoints(cpu, lin, size, X86_ACCESS_READ);
@@ -281,7 +282,7 @@ uint64_t x86_read_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned si
 void x86_write_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, uint64_t value, unsigned size)
 {
     struct operand op;
-    align_check(cpu, seg, lin, size);
+    align_check(cpu, seg, lin, size, size);
     operand_translate(cpu, &op, seg, lin, size, x86_tlb_current(cpu), X86_ACCESS_WRITE);
     operand_store(cpu, &op, value);
     breakpoints(cpu, lin, size, X86_ACCESS_WRITE);
@@ -354,7 +355,7 @@ void x86_rmw_begin_slow(struct x86_cpu *cpu, struct x86_rmw *m, unsigned seg, gv
     struct operand op;
     const unsigned access = X86_ACCESS_READ | X86_ACCESS_WRITE;
 
-    align_check(cpu, seg, lin, size);
+    align_check(cpu, seg, lin, size, size);
     operand_translate(cpu, &op, seg, lin, size, x86_tlb_current(cpu), access);
     breakpoints(cpu, lin, size, access);
     m->entry = NULL;
