@@ -311,6 +311,9 @@ static void test_canonical(void **state)
     put(T4 + 511 * 8, PAGE_B | 7, 8);
     ASSERT_OK((void)x86_read8(CPU, X86_DS, last + 0xfff));
     ASSERT_GP((void)x86_read16(CPU, X86_DS, last + 0xfff));
+    put(T4 + 511 * 8, 0, 8);
+    x86_tlb_flush_all(CPU);
+    ASSERT_GP((void)x86_read16(CPU, X86_DS, last + 0xfff)); // before the first page's fault
     gpa_t gpa;
     assert_false(x86_translate_debug(CPU, UINT64_C(0x800000000000), &gpa));
 }
