@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "machine/internal.h"
 #include "machine/tables/acpi.h"
+#include "machine/tables/smbios.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -379,7 +380,40 @@ void board_reset(struct machine *machine)
 
 // --- firmware tables -------------------------------------------------------------------------------------------------
 
-void board_tables(struct machine *machine)
+static void smbios_tables(struct machine *machine)
+{
+    uint64_t size = machine->config.memory;
+    uint64_t below = size < LAYOUT_PCI32 ? size : LAYOUT_PCI32;
+    struct x86_cpu *cpu = machine->vcpus[0].cpu;
+    struct smbios_blob blob;
+    struct error err = {0};
+    uint32_t leaf0[4], leaf1[4];
+    char vendor[13] = {0};
+
+    x86_cpuid(cpu, 0, 0, leaf0);
+    x86_cpuid(cpu, 1, 0, leaf1);
+    memcpy(vendor, &leaf0[1], 4); // EBX EDX ECX
+    memcpy(vendor + 4, &leaf0[3], 4);
+    memcpy(vendor + 8, &leaf0[2], 4);
+    struct smbios_config config = {.version = CROFT_VERSION,
+                                   .product = "Croft PC",
+                                   .cpu_count = machine->config.cpus,
+                                   .cpu_signature = leaf1[0],
+                                   .cpu_features = leaf1[3],
+                                   .cpu_vendor = vendor,
+                                   .cpu_brand = machine->model.brand,
+                                   .memory_below_4g = below,
+                                   .memory_above_4g = size - below};
+    if (smbios_build(&config, LAYOUT_SMBIOS, &blob, &err)) {
+        log_error("SMBIOS tables: %s", err.message);
+        return;
+    }
+    if (blob.size <= LAYOUT_HIGH_RAM - LAYOUT_SMBIOS)
+        memory_write(machine->memory, LAYOUT_SMBIOS, blob.data, blob.size);
+    smbios_blob_free(&blob);
+}
+
+static void acpi_tables(struct machine *machine)
 {
     uint32_t apic_ids[MACHINE_CPUS_MAX];
     struct acpi_blob blob;
@@ -422,4 +456,10 @@ void board_tables(struct machine *machine)
         machine->rsdp = LAYOUT_TABLES;
     }
     acpi_blob_free(&blob);
+}
+
+void board_tables(struct machine *machine)
+{
+    acpi_tables(machine);
+    smbios_tables(machine);
 }

@@ -62,6 +62,10 @@ ALWAYS_INLINE void operand_translate(struct x86_cpu *cpu, struct operand *op, un
     unsigned room = (unsigned)(PAGE_SIZE - (lin & PAGE_OFFSET_MASK));
     op->size = size;
     op->first = size <= room ? size : room;
+    // An operand that runs past 4 GiB of a flat segment runs past its limit.
+    if (unlikely(size > room) && cpu->lin_mask == 0xffffffff && lin + size - 1 > cpu->lin_mask &&
+        cpu->seg[seg].eff_base == 0)
+        x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
     // Canonical form is a property of the whole operand, judged before any page.
     if (unlikely(size > room) && (cpu->efer & X86_EFER_LMA) &&
         !x86_canonical((lin + room) & cpu->lin_mask))

@@ -499,28 +499,15 @@ EXEC(bound)
     if (index < low || index > high)
         x86_raise(cpu, X86_BR);
 }
+// The destination is read first and written only when it changes.
 EXEC(arpl)
 {
     uint16_t reg = (uint16_t)cpu->gpr[x->reg];
-    if (x->has_mem) {
-        struct x86_rmw m;
-        uint64_t old;
-        x86_rmw_begin(cpu, &m, x->seg, interp_ea(cpu, x), 2);
-        old = m.host ? hot_host_load(16, m.host) : x86_rmw_load(cpu, &m);
-        exec_put_zf(cpu, (old & 3) < (reg & 3u));
-        if ((old & 3) < (reg & 3u))
-            old = (old & ~UINT64_C(3)) | (reg & 3);
-        if (m.host)
-            hot_host_store(16, m.host, old);
-        else
-            x86_rmw_store(cpu, &m, old);
-        x86_rmw_end(cpu, &m);
-    } else {
-        uint16_t old = (uint16_t)cpu->gpr[x->rm];
-        exec_put_zf(cpu, (old & 3) < (reg & 3));
-        if ((old & 3) < (reg & 3))
-            interp_put(cpu, x->rm, 2, (old & ~3u) | (reg & 3));
-    }
+    uint16_t old = (uint16_t)interp_get_rm(cpu, x, 2);
+    bool lower = (old & 3) < (reg & 3);
+    if (lower)
+        interp_put_rm(cpu, x, 2, (old & ~3u) | (reg & 3));
+    exec_put_zf(cpu, lower);
 }
 
 #define RMW_ENTRIES(op)                                                     \
