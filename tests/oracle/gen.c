@@ -94,9 +94,16 @@ const char *oracle_excluded(const char *mnemonic)
     return NULL;
 }
 
+// VEX.W = 1 outside 64-bit mode: #UD on AMD processors, the form of W = 0 on Intel's.
+static bool form_is_ambiguous(const struct x86_form *form)
+{
+    return options.code_size != X86_CODE64 && (form->attr & X86_INSN_VEX) && form->w == 1 &&
+           form->w_is_size;
+}
+
 static bool form_takes_part(const struct x86_form *form)
 {
-    if (oracle_excluded(form->mnemonic))
+    if (oracle_excluded(form->mnemonic) || form_is_ambiguous(form))
         return false;
     if (options.code_size == X86_CODE64 && (form->attr & X86_INSN_NO64) && form->map == X86_MAP_1 &&
         (form->opcode == 0x62 || form->opcode == 0xc4 || form->opcode == 0xc5))
