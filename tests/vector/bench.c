@@ -30,6 +30,7 @@ struct bench *bench_create(void)
     b->cpu.xcr0 = 7;
     b->cpu.code_size = X86_CODE64;
     b->cpu.long_mode = true;
+    b->cpu.efer = X86_EFER_LME | X86_EFER_LMA;
     b->cpu.lin_mask = ~UINT64_C(0);
     b->cpu.delivering = -1;
     for (unsigned i = 0; i < X86_SEG_COUNT; i++) {
@@ -132,6 +133,24 @@ int bench_exec(struct bench *b, const uint8_t *code, unsigned len, bool keep_res
     if (!keep_resident)
         x86_fpu_sync(cpu);
     return vector;
+}
+
+bool bench_engine(struct bench *b, const uint8_t *code, unsigned len, unsigned times)
+{
+    struct vm_exit exit;
+    struct error err = {0};
+    if (b->engine == NULL) {
+        b->engine = engine_interp.create(b->memory, &err);
+        b->vcpu = engine_interp.vcpu_create(b->engine, &b->cpu, &err);
+    }
+    b->cpu.rip = 0x2000;
+    b->cpu.rflags = X86_FLAG_R1;
+    for (unsigned i = 0; i < times; i++)
+        memory_write(b->memory, 0x2000 + i * len, code, len);
+    memory_write(b->memory, 0x2000 + times * len, "\xf4", 1);
+    engine_interp.set_state(b->vcpu);
+    engine_interp.run(b->vcpu, times, &exit);
+    return exit.reason == VM_EXIT_BUDGET && b->cpu.rip == 0x2000 + times * len;
 }
 
 int bench_native(struct bench *b, const uint8_t *code, unsigned len)

@@ -3,6 +3,7 @@
 // instruction.
 #pragma once
 
+#include "engine/engine.h"
 #include "engine/interp/exec_vector.h"
 #include "memory/memory.h"
 #include "native.h"
@@ -22,6 +23,8 @@ struct bench {
     struct native_state native;
     uint8_t native_area[AREA_SIZE + 64] __attribute__((aligned(4096)));
     uint64_t seed;
+    struct engine *engine;
+    struct engine_vcpu *vcpu;
 };
 
 struct bench *bench_create(void);
@@ -33,6 +36,8 @@ void bench_fill(struct bench *b, void *data, unsigned size);
 void bench_equalize(struct bench *b);
 // Executes on Croft. Returns -1, or the vector that was raised.
 int bench_exec(struct bench *b, const uint8_t *code, unsigned len, bool keep_resident);
+// Executes in the interpreter, `times` times in one block. False when it did not run to the end.
+bool bench_engine(struct bench *b, const uint8_t *code, unsigned len, unsigned times);
 // Executes on the host. Returns -1, or the vector.
 int bench_native(struct bench *b, const uint8_t *code, unsigned len);
 // NULL when both sides agree, else what differs.
