@@ -193,6 +193,10 @@ struct x86_cpu {
         uint64_t rip;       // of the block
         uint64_t zero;      // always 0: the "no register" of address computation
         uint32_t attention; // set when the next block boundary must look at everything
+        uint32_t fuel;      // blocks that may still follow each other without a look at everything
+        uint64_t limit;     // icount at which to stop
+        void *block;        // that runs
+        void **link;        // where the block found next is to be remembered, or NULL
     } soft;
 
     // --- vector and floating point ---

@@ -35,9 +35,16 @@ struct interp_detail {
 // slots of it, so that "no register" and RIP are slots like any other.
 struct interp_insn {
     interp_fn *fn;
-    const struct interp_detail *detail;
-    int32_t disp;
-    int32_t imm; // relative branch: target as an offset from the block's start
+    union {
+        struct {
+            const struct interp_detail *detail;
+            int32_t disp;
+            int32_t imm; // relative branch: target as an offset from the block's start
+        };
+        // In the sentinel behind a block's last instruction: where it went last time, [0] when it
+        // branched, [1] when it did not. Never NULL; checked before use.
+        struct interp_block *link[2];
+    };
     uint8_t base, index, scale, seg;
     uint8_t reg, rm;
     uint16_t off; // from the block's start; the next insn's is where this one ends
@@ -51,9 +58,12 @@ _Static_assert(offsetof(struct x86_cpu, soft.zero) / 8 < 256, "slots are bytes")
 
 #define INTERP_BLOCK_MAX 32 // instructions
 #define INTERP_NO_PAGE UINT64_MAX
+#define INTERP_FUEL \
+    64 // blocks in a chain, so that builds without tail calls do not run out of stack
 
 struct interp_block {
     uint64_t key;    // interp_key(); 0 when dead
+    gpa_t link_gpa;  // gpa, or INTERP_NO_PAGE when no other block may go straight to it
     gpa_t gpa, gpa2; // of the first byte; of the second page, or INTERP_NO_PAGE
     uint16_t bytes;
     uint16_t count;                    // instructions, without the sentinel that follows them
@@ -91,15 +101,14 @@ struct interp_range {
 };
 
 struct interp_stats {
-    uint64_t blocks_run, blocks_decoded, insns_decoded, lookup_misses, cache_flushes;
+    uint64_t chains, blocks_decoded, insns_decoded, lookup_misses, cache_flushes;
     uint64_t invalidations, blocks_killed, exceptions, interrupts, halts, steps;
 };
 
 struct interp {
     struct x86_cpu *cpu;
     struct engine *engine;
-    uint64_t limit; // icount at which to stop
-    uint32_t mode;  // part of the key
+    uint32_t mode; // part of the key
     bool owns_tlb;
     bool cs_limited; // CS has a limit that code may run into
     struct interp_stats stats;
@@ -112,8 +121,7 @@ struct interp {
     struct interp_detail *details;
     size_t details_used, details_max;
 
-    // The block that runs, and the copy of a part of it that runs when the whole must not.
-    struct interp_block *running;
+    // A copy of a part of a block, which runs when the whole must not.
     struct interp_insn part[INTERP_BLOCK_MAX + 1];
     // For an instruction that cannot be cached (fetched from a device).
     struct interp_block *loose;
@@ -159,6 +167,7 @@ ALWAYS_INLINE uint32_t interp_hash(gpa_t gpa)
 }
 
 // cache.c
+extern struct interp_block interp_no_block; // what a link holds that was never set
 bool interp_cache_create(struct interp *it);
 void interp_cache_destroy(struct interp *it);
 void interp_cache_flush(struct interp *it); // at a block boundary only
@@ -172,6 +181,21 @@ void interp_queue_push(struct interp *it, gpa_t gpa, uint64_t size);
 void interp_queue_run(struct interp *it);
 void interp_code_written(void *opaque, void *writer, gpa_t gpa, uint64_t size);
 
+// The block at cpu->rip if it is at hand, else NULL.
+ALWAYS_INLINE struct interp_block *interp_block_find(struct interp *it)
+{
+    struct x86_cpu *cpu = it->cpu;
+    gva_t lin = (cpu->seg[X86_CS].eff_base + cpu->rip) & cpu->lin_mask;
+    struct x86_tlb_entry *e = x86_tlb_entry(cpu, lin);
+    if (likely(e->tag_exec == (lin & PAGE_MASK))) {
+        gpa_t gpa = e->gpa | (lin & PAGE_OFFSET_MASK);
+        struct interp_entry *entry = &it->table[interp_hash(gpa)];
+        if (likely(entry->key == interp_key(gpa, it->mode)))
+            return entry->block;
+    }
+    return NULL;
+}
+
 // select.c: fills fn, detail->exec (unless it is set) and the compact operands of one decoded instruction,
 // whose x, off and detail are set; `next_off` is where it ends.
 void interp_select(struct interp_insn *insn, struct interp_detail *detail, enum x86_code_size code,
@@ -180,10 +204,15 @@ bool interp_ends_block(const struct x86_insn *x);
 // False when no function executes it: a hole, which a test looks for.
 bool interp_form_implemented(const struct x86_insn *x);
 
+// hot_branch.c: the sentinel of a block that ends without a branch.
+const struct interp_insn *interp_fall(struct x86_cpu *cpu, const struct interp_insn *insn);
+
 // loop.c
 const struct interp_insn *interp_stop(struct x86_cpu *cpu, const struct interp_insn *insn);
 // Wrappers of plain functions: `checked` ones look at the form's mode and privilege, `end` ones end the
 // block, `rep` is for string instructions.
-extern interp_fn *const interp_plain, *const interp_plain_checked,
-                                          *const interp_plain_end, *const interp_plain_end_checked,
-                                                                       *const interp_plain_rep;
+// `branch` ones end the block too, but change nothing except general registers and rip.
+extern interp_fn *const interp_plain,
+    *const interp_plain_branch, *const interp_plain_checked, *const interp_plain_end,
+                                                                 *const interp_plain_end_checked,
+                                                                     *const interp_plain_rep;

@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+struct interp_block interp_no_block = {.gpa = INTERP_NO_PAGE, .link_gpa = INTERP_NO_PAGE};
+
 // --- shared: which pages hold code ------------------------------------------------------------------------
 
 static struct interp_code_page *code_page(struct engine *engine, gpa_t gpa, bool create)
@@ -177,9 +179,10 @@ static void page_release_if_empty(struct interp *it, gpa_t gpa)
 
 void interp_stop_running(struct interp *it)
 {
-    if (it->running)
-        for (unsigned i = 0; i < it->running->count; i++)
-            it->running->insn[i].fn = interp_stop;
+    struct interp_block *block = it->cpu->soft.block;
+    for (unsigned i = 0; block && i < block->count; i++)
+        block->insn[i].fn = interp_stop;
+    it->cpu->soft.fuel = 0;
     for (unsigned i = 0; i < INTERP_BLOCK_MAX; i++)
         it->part[i].fn = interp_stop;
 }
@@ -190,9 +193,10 @@ static void block_forget(struct interp *it, struct interp_block *block)
     if (entry->block == block)
         *entry = (struct interp_entry){0};
     block->key = 0;
+    block->link_gpa = INTERP_NO_PAGE;
     for (unsigned i = 0; i < block->count; i++)
         block->insn[i].fn = interp_stop;
-    if (it->running == block)
+    if (it->cpu->soft.block == block)
         interp_stop_running(it);
     it->stats.blocks_killed++;
 }
@@ -238,7 +242,8 @@ void interp_invalidate(struct interp *it, gpa_t gpa, uint64_t size)
 void interp_cache_flush(struct interp *it)
 {
     interp_stop_running(it);
-    it->running = NULL;
+    it->cpu->soft.block = NULL;
+    it->cpu->soft.link = NULL;
     for (unsigned i = 0; i < INTERP_PAGE_BUCKETS; i++)
         while (it->pages[i])
             page_release(it, &it->pages[i]);
@@ -340,7 +345,8 @@ static void block_finish(struct interp_block *block)
 {
     struct interp_insn *sentinel = &block->insn[block->count];
     memset(sentinel, 0, sizeof(*sentinel));
-    sentinel->fn = interp_stop;
+    sentinel->fn = interp_fall;
+    sentinel->link[0] = sentinel->link[1] = &interp_no_block;
     sentinel->off = block->bytes;
 }
 
@@ -383,7 +389,7 @@ static struct interp_block *block_decode(struct interp *it, gva_t lin, struct x8
     block = (struct interp_block *)(it->arena + it->arena_used);
     memset(block, 0, sizeof(*block));
     block->gpa = first.gpa | off;
-    block->gpa2 = INTERP_NO_PAGE;
+    block->gpa2 = block->link_gpa = INTERP_NO_PAGE;
     if (first.host)
         page = page_hold(it, first.gpa);
     cached = page != NULL;
@@ -416,6 +422,8 @@ static struct interp_block *block_decode(struct interp *it, gva_t lin, struct x8
     it->stats.blocks_decoded++;
     it->stats.insns_decoded += block->count;
     block->key = key;
+    if (block->gpa2 == INTERP_NO_PAGE)
+        block->link_gpa = block->gpa;
     block_publish(it, block, page, page2);
     if (memcmp(buf, first.host + off, block->bytes < avail ? block->bytes : avail) != 0 ||
         (block->bytes > avail && memcmp(buf + avail, second.host, block->bytes - avail) != 0)) {
@@ -474,13 +482,8 @@ NOINLINE static struct interp_block *block_get_slow(struct interp *it, gva_t lin
 struct interp_block *interp_block_get(struct interp *it)
 {
     struct x86_cpu *cpu = it->cpu;
-    gva_t lin = (cpu->seg[X86_CS].eff_base + cpu->rip) & cpu->lin_mask;
-    struct x86_tlb_entry *e = x86_tlb_entry(cpu, lin);
-    if (likely(e->tag_exec == (lin & PAGE_MASK))) {
-        gpa_t gpa = e->gpa | (lin & PAGE_OFFSET_MASK);
-        struct interp_entry *entry = &it->table[interp_hash(gpa)];
-        if (likely(entry->key == interp_key(gpa, it->mode)))
-            return entry->block;
-    }
-    return block_get_slow(it, lin);
+    struct interp_block *block = interp_block_find(it);
+    if (likely(block != NULL))
+        return block;
+    return block_get_slow(it, (cpu->seg[X86_CS].eff_base + cpu->rip) & cpu->lin_mask);
 }

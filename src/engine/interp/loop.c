@@ -71,6 +71,13 @@ static const struct interp_insn *plain_end_checked(struct x86_cpu *cpu,
     insn->detail->exec(cpu, &insn->detail->x);
     return insn + 1;
 }
+// The last one of a block, a near branch.
+static const struct interp_insn *plain_branch(struct x86_cpu *cpu, const struct interp_insn *insn)
+{
+    settle(cpu, insn);
+    insn->detail->exec(cpu, &insn->detail->x);
+    return insn + 1;
+}
 // A string instruction: when it stopped between two iterations, rip is its own address again.
 static const struct interp_insn *plain_rep(struct x86_cpu *cpu, const struct interp_insn *insn)
 {
@@ -83,7 +90,8 @@ static const struct interp_insn *plain_rep(struct x86_cpu *cpu, const struct int
     return insn[1].fn(cpu, insn + 1);
 }
 interp_fn *const interp_plain = plain, *const interp_plain_checked = plain_checked,
-                 *const interp_plain_end = plain_end, *const interp_plain_rep = plain_rep,
+                 *const interp_plain_end = plain_end, *const interp_plain_branch = plain_branch,
+                 *const interp_plain_rep = plain_rep,
                  *const interp_plain_end_checked = plain_end_checked;
 
 // --- the loop ----------------------------------------------------------------------------------------------------
@@ -99,14 +107,18 @@ static void unwound(struct interp *it)
         cpu->rip = (cpu->soft.rip + insn[1].off) & cpu->lin_mask;
         cpu->soft.insn = NULL;
     }
-    it->running = NULL;
+    cpu->soft.block = NULL;
+    cpu->soft.link = NULL;
     cpu->soft.attention = 1;
 }
 
-static void run_chain(struct interp *it, const struct interp_insn *insn)
+// Runs from `insn` on through at most 1 + fuel blocks.
+static void run_chain(struct interp *it, const struct interp_insn *insn, uint32_t fuel)
 {
     struct x86_cpu *cpu = it->cpu;
     const struct interp_insn *end;
+    cpu->soft.link = NULL;
+    cpu->soft.fuel = fuel;
     cpu->soft.rip = cpu->rip;
     cpu->soft.first = insn;
     end = insn->fn(cpu, insn);
@@ -116,11 +128,14 @@ static void run_chain(struct interp *it, const struct interp_insn *insn)
 // Executes at most `count` instructions of the block at rip, count < INTERP_BLOCK_MAX.
 static void run_part(struct interp *it, struct interp_block *block, unsigned count)
 {
+    struct x86_cpu *cpu = it->cpu;
     unsigned n = block->count < count ? block->count : count;
     memcpy(it->part, block->insn, n * sizeof(it->part[0]));
-    it->part[n] = (struct interp_insn){.fn = interp_stop, .off = block->insn[n].off};
-    it->running = block;
-    run_chain(it, it->part);
+    it->part[n] = (struct interp_insn){
+        .fn = interp_stop, .link = {&interp_no_block, &interp_no_block}, .off = block->insn[n].off};
+    cpu->soft.block = block;
+    run_chain(it, it->part, 0);
+    cpu->soft.link = NULL; // it leads into the copy
 }
 
 // Executes one instruction with every check there is.
@@ -169,7 +184,8 @@ static bool attend(struct interp *it, struct vm_exit *exit)
         uint32_t events = atomic_load_explicit(&cpu->events, memory_order_relaxed);
         cpu->soft.insn = NULL;
         cpu->insn_rip = cpu->rip;
-        it->running = NULL;
+        cpu->soft.block = NULL;
+        cpu->soft.link = NULL;
         if (events & X86_EVENT_FLUSH) {
             clear_event(cpu, X86_EVENT_FLUSH);
             x86_tlb_flush_all(cpu);
@@ -191,7 +207,7 @@ static bool attend(struct interp *it, struct vm_exit *exit)
             it->stats.halts++;
             return leave(exit, VM_EXIT_HALT);
         }
-        if (cpu->icount >= it->limit)
+        if (cpu->icount >= cpu->soft.limit)
             return leave(exit, VM_EXIT_BUDGET);
         it->mode = (uint32_t)cpu->code_size | (uint32_t)cpu->stack_size << 2;
         it->cs_limited = !(cs->unchecked & X86_ACCESS_EXEC);
@@ -213,7 +229,7 @@ static void interp_loop(struct interp *it, struct vm_exit *exit)
                      cpu->soft.attention) &&
             !attend(it, exit))
             return;
-        left = it->limit - cpu->icount;
+        left = cpu->soft.limit - cpu->icount;
         if (unlikely(left == 0)) { // before the fetch, which may fault
             cpu->soft.attention = 1;
             continue;
@@ -227,9 +243,14 @@ static void interp_loop(struct interp *it, struct vm_exit *exit)
             step(it);
             continue;
         }
-        it->stats.blocks_run++;
-        it->running = block;
-        run_chain(it, block->insn);
+        if (cpu->soft.link) {
+            if (block->link_gpa != INTERP_NO_PAGE)
+                *cpu->soft.link = block;
+            cpu->soft.link = NULL;
+        }
+        cpu->soft.block = block;
+        run_chain(it, block->insn, it->cs_limited ? 0 : INTERP_FUEL);
+        it->stats.chains++;
     }
 }
 
@@ -239,7 +260,7 @@ static void engine_run(struct engine_vcpu *vcpu, uint64_t max_instructions, stru
     struct x86_cpu *cpu = it->cpu;
     exit->message = NULL;
     interp_current = it;
-    it->limit = max_instructions ? cpu->icount + max_instructions : UINT64_MAX;
+    cpu->soft.limit = max_instructions ? cpu->icount + max_instructions : UINT64_MAX;
     cpu->soft.attention = 1;
     if (_setjmp(cpu->unwind) != 0) {
         unwound(it);
@@ -381,7 +402,7 @@ static unsigned engine_counters(struct engine_vcpu *vcpu, struct engine_counter 
     const struct x86_tlb *tlb = it->cpu->tlb;
     const struct engine_counter all[] = {
         {"instructions", it->cpu->icount},
-        {"blocks_run", s->blocks_run},
+        {"block_chains", s->chains},
         {"blocks_decoded", s->blocks_decoded},
         {"instructions_decoded", s->insns_decoded},
         {"block_lookup_misses", s->lookup_misses},

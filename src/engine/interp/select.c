@@ -236,6 +236,9 @@ static interp_fn *select_plain(struct interp_detail *detail)
         detail->exec = no_function;
     if (form->attr & (X86_INSN_REP | X86_INSN_REPZ))
         return interp_plain_rep;
+    // A near branch changes nothing that blocks depend on.
+    if ((form->attr & X86_INSN_BRANCH) && form->treatment == X86_TREAT_CONTROL && !checked)
+        return interp_plain_branch;
     if (interp_ends_block(x))
         return checked ? interp_plain_end_checked : interp_plain_end;
     return checked ? interp_plain_checked : interp_plain;
@@ -469,8 +472,7 @@ void interp_select(struct interp_insn *insn, struct interp_detail *detail, enum 
         return;
     insn->fn = select_plain(detail);
     if (insn->fn == interp_plain) {
-        interp_fn *fn =
-            hot_select_vector(insn, detail, memory_kind(insn, detail, code, next_off));
+        interp_fn *fn = hot_select_vector(insn, detail, memory_kind(insn, detail, code, next_off));
         if (fn)
             insn->fn = fn;
     }
