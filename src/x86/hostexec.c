@@ -213,7 +213,7 @@ static void describe(struct hostexec_stub *stub, const struct x86_form *form,
         stub->checks |= HOSTEXEC_CHECK_AVX;
     else if (form->attr & X86_INSN_SSE)
         stub->checks |= HOSTEXEC_CHECK_SSE;
-    if (form->attr & X86_INSN_MMX)
+    else // CVTPI2PS and CVTPI2PD from memory are SSE instructions only
         stub->checks |= HOSTEXEC_CHECK_MMX;
     for (unsigned k = 0; k < h->operand_count; k++) {
         const struct x86_host_operand *op = &h->operand[k];
