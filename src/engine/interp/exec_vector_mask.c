@@ -3,6 +3,7 @@
 // MASKMOVQ. An element whose mask bit is clear is never accessed, so it cannot fault.
 
 #include "engine/interp/exec_vector.h"
+#include "x86/paging.h"
 
 #include <string.h>
 
@@ -11,11 +12,35 @@ static uint64_t truncated(const struct x86_insn *insn, uint64_t off)
     return insn->adsize == 4 ? (uint32_t)off : insn->adsize == 2 ? (uint16_t)off : off;
 }
 
+// Processors do not check these accesses for alignment (CR0.AM); an element is then moved by bytes, which
+// are always aligned.
 static uint64_t read_element(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t off,
                              unsigned size)
 {
+    uint64_t v = 0;
+    if (unlikely(x86_tlb_align_checked(cpu))) {
+        for (unsigned i = 0; i < size; i++)
+            v |= (uint64_t)x86_read8(cpu, insn->seg, truncated(insn, off + i)) << (8 * i);
+        return v;
+    }
     off = truncated(insn, off);
     return size == 8 ? x86_read64(cpu, insn->seg, off) : x86_read32(cpu, insn->seg, off);
+}
+
+static void check_range(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t off,
+                        unsigned size)
+{
+    unsigned step = x86_tlb_align_checked(cpu) ? 1 : size;
+    for (unsigned i = 0; i < size; i += step)
+        x86_write_check(cpu, insn->seg, truncated(insn, off + i), step);
+}
+
+static void write_element(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t off,
+                          const uint8_t *data, unsigned size)
+{
+    unsigned step = x86_tlb_align_checked(cpu) ? 1 : size;
+    for (unsigned i = 0; i < size; i += step)
+        x86_write_block(cpu, insn->seg, truncated(insn, off + i), data + i, step);
 }
 
 // --- gathers
@@ -78,11 +103,11 @@ ALWAYS_INLINE void store_elements(struct x86_cpu *cpu, const struct x86_insn *in
 {
     for (unsigned i = 0; i < count; i++) {
         if (mask[i * size + size - 1] & 0x80)
-            x86_write_check(cpu, insn->seg, truncated(insn, ea + i * size), size);
+            check_range(cpu, insn, ea + i * size, size);
     }
     for (unsigned i = 0; i < count; i++) {
         if (mask[i * size + size - 1] & 0x80)
-            x86_write_block(cpu, insn->seg, truncated(insn, ea + i * size), &data[i * size], size);
+            write_element(cpu, insn, ea + i * size, &data[i * size], size);
     }
 }
 
@@ -116,6 +141,8 @@ static void exec_maskmovdqu(struct x86_cpu *cpu, const struct x86_insn *insn)
         vector_check_avx(cpu);
     else
         vector_check_sse(cpu);
+    // Masked bytes and alignment (CR0.AM) count, as for AMD processors.
+    x86_write_check(cpu, insn->seg, truncated(insn, cpu->gpr[X86_RDI]), 16);
     store_elements(cpu, insn, cpu->gpr[X86_RDI], cpu->vec[insn->reg & 15].u8,
                    cpu->vec[insn->rm & 15].u8, 1, 16);
 }
@@ -124,9 +151,10 @@ static void exec_maskmovq(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
     vector_check_mmx(cpu);
     x86_fpu_sync(cpu);
+    vector_mmx_done(cpu, -1); // even when it faults
+    x86_write_check(cpu, insn->seg, truncated(insn, cpu->gpr[X86_RDI]), 8);
     store_elements(cpu, insn, cpu->gpr[X86_RDI], cpu->x87.reg[insn->reg & 7],
                    cpu->x87.reg[insn->rm & 7], 1, 8);
-    vector_mmx_done(cpu, -1);
 }
 
 interp_exec_fn *vector_select_mask(const struct x86_insn *insn)
