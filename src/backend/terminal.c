@@ -16,28 +16,35 @@ void terminal_restore(void)
     }
 }
 
-static void terminal_fatal(int signal_number)
+static const int fatal_signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGABRT, SIGFPE, SIGTRAP, SIGSYS};
+static struct sigaction previous[ARRAY_SIZE(fatal_signals)];
+
+// Restores the terminal, then lets whoever handled the signal before have it: a fault happens again when
+// this returns, a signal that was sent is sent again.
+static void terminal_fatal(int number, siginfo_t *info, void *context)
 {
     terminal_restore();
-    raise(signal_number); // the handler was one-shot: this time the default action
+    for (size_t i = 0; i < ARRAY_SIZE(fatal_signals); i++)
+        if (fatal_signals[i] == number)
+            sigaction(number, &previous[i], NULL);
+    if (info->si_code <= 0)
+        raise(number);
 }
 
 bool terminal_raw(void)
 {
-    static const int fatal[] = {SIGSEGV, SIGBUS, SIGILL, SIGABRT, SIGFPE, SIGTRAP, SIGSYS};
-
     if (!isatty(STDIN_FILENO) || tcgetattr(STDIN_FILENO, &terminal_saved) < 0)
         return false;
     terminal_raw_mode = terminal_saved;
     cfmakeraw(&terminal_raw_mode);
     terminal_is_raw = 1;
     atexit(terminal_restore);
-    for (size_t i = 0; i < ARRAY_SIZE(fatal); i++) {
-        struct sigaction action = {.sa_handler = terminal_fatal, .sa_flags = SA_RESETHAND | SA_NODEFER};
-        struct sigaction old;
-        // A handler that is there already (an engine's, a sanitizer's) keeps its job.
-        if (sigaction(fatal[i], NULL, &old) == 0 && old.sa_handler == SIG_DFL)
-            sigaction(fatal[i], &action, NULL);
+    for (size_t i = 0; i < ARRAY_SIZE(fatal_signals); i++) {
+        struct sigaction action = {.sa_sigaction = terminal_fatal, .sa_flags = SA_SIGINFO | SA_NODEFER};
+        sigaction(fatal_signals[i], NULL, &previous[i]);
+        // SIGFPE is an event of guest arithmetic when an engine handles it.
+        if (fatal_signals[i] != SIGFPE || previous[i].sa_handler == SIG_DFL)
+            sigaction(fatal_signals[i], &action, NULL);
     }
     tcsetattr(STDIN_FILENO, TCSADRAIN, &terminal_raw_mode);
     return true;

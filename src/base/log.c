@@ -29,7 +29,7 @@ void log_message(enum log_level level, const char *fmt, ...)
     va_end(args);
     if (n > (int)sizeof(line) - 3)
         n = (int)sizeof(line) - 3;
-    memcpy(line + n, isatty(STDERR_FILENO) ? "\r\n" : "\n", 3);
+    strcpy(line + n, isatty(STDERR_FILENO) ? "\r\n" : "\n");
     ssize_t ignored = write(STDERR_FILENO, line, strlen(line));
     (void)ignored;
 }

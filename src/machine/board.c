@@ -363,6 +363,8 @@ void board_reset(struct machine *machine)
     uint64_t below = size < LAYOUT_PCI32 ? size : LAYOUT_PCI32;
 
     lapic_bus_reset(board->lapic_bus);
+    // As firmware leaves it: the 8259 pair reaches the boot processor, for kernels that want no APIC.
+    lapic_virtual_wire(lapic_bus_get(board->lapic_bus, 0));
     pic_reset(board->pic);
     ioapic_reset(board->ioapic);
     pit_reset(board->pit);

@@ -30,6 +30,9 @@ int boot_load(struct memory *memory, const struct boot_config *config, struct bo
 // Puts a reset processor into the entry state (GDT, page tables, flat segments).
 void boot_entry_apply(const struct boot_entry *entry, struct x86_cpu *cpu);
 
+// MTRRs as firmware sets them, on every processor (Linux leaves PAT off without).
+void boot_memory_types(struct x86_cpu *cpu);
+
 // --- shared by the loaders (boot.c) -------------------------------------------------------------------
 struct boot_file {
     const char *path;

@@ -73,6 +73,7 @@ static int machine_power_up(struct machine *machine, struct error *err)
     for (unsigned i = 0; i < machine->cpu_count; i++) {
         struct vcpu *vcpu = &machine->vcpus[i];
         x86_reset(vcpu->cpu, false);
+        boot_memory_types(vcpu->cpu);
         pv_vcpu_reset(&vcpu->pv);
         if (i == 0)
             boot_entry_apply(&entry, vcpu->cpu);

@@ -29,6 +29,14 @@ static uint64_t platform_tsc(void *opaque)
     return clock_now(&vcpu->machine->clock.clock);
 }
 
+static void platform_tsc_changed(void *opaque)
+{
+    struct vcpu *vcpu = opaque;
+    memory_lock(vcpu->machine->memory);
+    lapic_tsc_changed(vcpu_lapic(vcpu));
+    memory_unlock(vcpu->machine->memory);
+}
+
 static uint8_t platform_get_cr8(void *opaque)
 {
     struct vcpu *vcpu = opaque;
@@ -60,6 +68,8 @@ static bool platform_msr_write(void *opaque, uint32_t msr, uint64_t value)
 {
     struct vcpu *vcpu = opaque;
     memory_lock(vcpu->machine->memory);
+    if (msr == PV_MSR_EOI) // an EOI the guest gave through the old flag word still counts
+        lapic_pv_eoi_sync(vcpu_lapic(vcpu));
     bool ok = (vcpu->machine->model.paravirt && pv_msr_write(&vcpu->pv, msr, value)) ||
               lapic_msr_write(vcpu_lapic(vcpu), msr, value);
     memory_unlock(vcpu->machine->memory);
@@ -205,6 +215,7 @@ int vcpu_create(struct machine *machine, unsigned index, struct error *err)
                                            .intr_ack = platform_intr_ack,
                                            .tsc = platform_tsc,
                                            .tsc_hz = MACHINE_TSC_HZ,
+                                           .tsc_changed = platform_tsc_changed,
                                            .get_cr8 = platform_get_cr8,
                                            .set_cr8 = platform_set_cr8,
                                            .msr_read = platform_msr_read,

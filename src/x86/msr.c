@@ -168,17 +168,24 @@ uint64_t x86_rdtsc(struct x86_cpu *cpu)
     return cpu->platform->tsc(cpu->platform->opaque) + cpu->tsc_offset;
 }
 
+static void move_tsc(struct x86_cpu *cpu, uint64_t delta)
+{
+    cpu->tsc_offset += delta;
+    if (cpu->platform->tsc_changed)
+        cpu->platform->tsc_changed(cpu->platform->opaque);
+}
+
 // TSC_ADJUST moves with every write to the counter (SDM vol. 3, 18.17.3).
 static void write_tsc(struct x86_cpu *cpu, uint64_t value)
 {
     uint64_t delta = value - x86_rdtsc(cpu);
-    cpu->tsc_offset += delta;
     cpu->tsc_adjust += delta;
+    move_tsc(cpu, delta);
 }
 
 static void write_tsc_adjust(struct x86_cpu *cpu, uint64_t value)
 {
-    cpu->tsc_offset += value - cpu->tsc_adjust;
+    move_tsc(cpu, value - cpu->tsc_adjust);
     cpu->tsc_adjust = value;
 }
 

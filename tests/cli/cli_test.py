@@ -230,7 +230,7 @@ def serial_socket():
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(at)
                 client.settimeout(30)
-                if b"...." not in client.recv(4096) + client.recv(4096):
+                if b"...." not in b"".join(client.recv(4096) for _ in range(40)):
                     problems.append("no output on the socket")
             time.sleep(0.3)
         process.terminate()
