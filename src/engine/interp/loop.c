@@ -7,6 +7,7 @@
 #include "engine/interp/block.h"
 #include "x86/flags.h"
 #include "x86/fpu.h"
+#include "x86/hostexec.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -292,7 +293,10 @@ static bool engine_usable(char *why, size_t why_size)
 
 static struct engine *engine_create(struct memory *memory, struct error *err)
 {
-    struct engine *engine = calloc(1, sizeof(*engine));
+    struct engine *engine;
+    if (hostexec_init(err) < 0)
+        return NULL;
+    engine = calloc(1, sizeof(*engine));
     if (!engine) {
         error_set(err, ERROR_HOST, "out of memory for the interpreter");
         return NULL;
