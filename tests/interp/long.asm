@@ -3,6 +3,7 @@
 bits 64
 org 0x1000
         dd stepped, after_sti, rep_copy, divide, lock_ops, spin, code_far, fault_page, io_loop
+        dd breakpoints
         dd db_handler, pf_handler, de_handler, irq_handler
 
 ; Sets TF by POPF; the handler counts in R15 and keeps the last RIP in R14.
@@ -95,9 +96,30 @@ io_loop:
         loop .next
         hlt
 
+; DR0 on .here, DR1 on a write to the cell: R15 counts, RBX adds up the addresses behind the traps.
+breakpoints:
+        xor r15d, r15d
+        xor ebx, ebx
+        lea rax, [rel .here]
+        mov dr0, rax
+        lea rax, [rel cell]
+        mov dr1, rax
+        mov eax, 0x00d00005     ; L0: execution; L1: writes of 4 bytes
+        mov dr7, rax
+        mov ecx, 3
+.here:  inc edx
+        mov dword [rel cell], edx
+.after: dec ecx
+        jnz .here
+        xor eax, eax
+        mov dr7, rax
+        hlt
+
 db_handler:
         inc r15d
         mov r14, [rsp]
+        add rbx, r14
+        or qword [rsp + 16], 0x10000 ; RF: not again
         iretq
 ; Skips the instruction that R12 says is at fault, or maps the page by the entry that R11 points at.
 pf_handler:

@@ -30,6 +30,7 @@ enum {
     CODE_FAR,
     FAULT_PAGE,
     IO_LOOP,
+    BREAKPOINTS,
     DB_HANDLER,
     PF_HANDLER,
     DE_HANDLER,
@@ -302,6 +303,45 @@ static void test_shutdown(void **state)
     rig_destroy(rig);
 }
 
+static void test_breakpoints(void **state)
+{
+    struct rig *rig = long_rig();
+    rig_start(rig, BREAKPOINTS);
+    assert_int_equal(rig_run(rig, 0), VM_EXIT_HALT);
+    assert_int_equal(rig->cpu->gpr[X86_R15], 6); // three of each
+    rig_destroy(rig);
+}
+
+// Another thread rewrites an instruction that the processor executes all the time.
+static void *runner(void *opaque)
+{
+    rig_run(opaque, 0);
+    return NULL;
+}
+static void test_remote_code(void **state)
+{
+    struct rig *rig = long_rig();
+    // mov eax, imm32; mov [0x50000], eax; ret
+    static const uint8_t code[] = {0xb8, 0,    0,    0,    0,    0x89, 0x04,
+                                   0x25, 0x00, 0x00, 0x05, 0x00, 0xc3};
+    pthread_t thread;
+    rig_write(rig, 0x24000, code, sizeof(code));
+    rig->cpu->gpr[X86_R8] = 0x24000;
+    rig->cpu->gpr[X86_R9] = UINT32_MAX;
+    rig_start(rig, CODE_FAR);
+    assert_int_equal(pthread_create(&thread, NULL, runner, rig), 0);
+    for (uint32_t i = 1; i <= 200; i++) {
+        unsigned waited = 0;
+        rig_write(rig, 0x24001, &i, 4);
+        while ((uint32_t)rig_read64(rig, 0x50000) != i && waited++ < 50000)
+            usleep(100);
+        assert_int_equal((uint32_t)rig_read64(rig, 0x50000), i);
+    }
+    engine_interp.kick(rig->vcpu);
+    pthread_join(thread, NULL);
+    rig_destroy(rig);
+}
+
 // Real mode: code that runs past the segment's limit is #GP, whose vector we point at HLT.
 static void test_real_limit(void **state)
 {
@@ -403,7 +443,8 @@ int main(void)
         cmocka_unit_test(test_ports),       cmocka_unit_test(test_kick),
         cmocka_unit_test(test_page_border), cmocka_unit_test(test_aliases),
         cmocka_unit_test(test_shutdown),    cmocka_unit_test(test_real_limit),
-        cmocka_unit_test(test_every_form),
+        cmocka_unit_test(test_every_form),  cmocka_unit_test(test_breakpoints),
+        cmocka_unit_test(test_remote_code),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

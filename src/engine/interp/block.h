@@ -123,8 +123,6 @@ struct interp {
 
     // A copy of a part of a block, which runs when the whole must not.
     struct interp_insn part[INTERP_BLOCK_MAX + 1];
-    // For an instruction that cannot be cached (fetched from a device).
-    struct interp_block *loose;
 
     pthread_mutex_t queue_lock;
     struct interp_range queue[INTERP_QUEUE_MAX];
@@ -204,7 +202,9 @@ bool interp_ends_block(const struct x86_insn *x);
 // False when no function executes it: a hole, which a test looks for.
 bool interp_form_implemented(const struct x86_insn *x);
 
-// hot_branch.c: the sentinel of a block that ends without a branch.
+// hot_branch.c: the sentinel of a block that ends without a branch; and going on at cpu->rip behind the
+// branch `end[-1]`, which retired.
+const struct interp_insn *interp_go_on(struct x86_cpu *cpu, const struct interp_insn *end);
 const struct interp_insn *interp_fall(struct x86_cpu *cpu, const struct interp_insn *insn);
 
 // loop.c

@@ -387,6 +387,8 @@ static struct interp_block *block_decode(struct interp *it, gva_t lin, struct x8
         it->details_used + INTERP_BLOCK_MAX > it->details_max)
         interp_cache_flush(it);
     block = (struct interp_block *)(it->arena + it->arena_used);
+    if ((uint8_t *)cpu->soft.link >= (uint8_t *)block)
+        cpu->soft.link = NULL; // of a block that was not kept, whose space is used again
     memset(block, 0, sizeof(*block));
     block->gpa = first.gpa | off;
     block->gpa2 = block->link_gpa = INTERP_NO_PAGE;
@@ -457,7 +459,7 @@ NOINLINE static struct interp_block *block_get_slow(struct interp *it, gva_t lin
     gpa = page.gpa | (lin & PAGE_OFFSET_MASK);
     key = interp_key(gpa, it->mode);
     entry = &it->table[interp_hash(gpa)];
-    block = entry->key == key ? entry->block : block_search(it, gpa, key);
+    block = entry->block && entry->block->key == key ? entry->block : block_search(it, gpa, key);
     it->stats.lookup_misses++;
     if (block && block->gpa2 != INTERP_NO_PAGE) {
         gva_t lin2 = ((lin & PAGE_MASK) + PAGE_SIZE) & cpu->lin_mask;

@@ -60,6 +60,13 @@ NOINLINE static const struct interp_insn *go_slow(struct x86_cpu *cpu,
     return enter(cpu, insn + 1, block, target);
 }
 
+// Goes on at cpu->rip, whatever the mode; icount is settled up to `end` - 1.
+const struct interp_insn *interp_go_on(struct x86_cpu *cpu, const struct interp_insn *end)
+{
+    struct interp_block *block = cpu->soft.fuel ? interp_block_find(cpu->interp) : NULL;
+    return block ? enter(cpu, end, block, cpu->rip) : end;
+}
+
 // Leaves the block for `target`, 64-bit code; `n` is the link to follow.
 ALWAYS_INLINE const struct interp_insn *go64(struct x86_cpu *cpu, const struct interp_insn *insn,
                                              uint64_t target, unsigned n)
@@ -95,12 +102,13 @@ const struct interp_insn *interp_fall(struct x86_cpu *cpu, const struct interp_i
         if (hot_cond(cpu, cc))                                                       \
             x86_branch(cpu, cpu->soft.rip + (uint64_t)insn->detail->target,          \
                        insn->detail->x.opsize);                                      \
-        return insn + 1;                                                             \
+        return interp_go_on(cpu, insn + 1);                                          \
     }
 JCC(0)
 JCC(1)
 JCC(2)
-JCC(3) JCC(4) JCC(5) JCC(6) JCC(7) JCC(8) JCC(9) JCC(10) JCC(11) JCC(12) JCC(13) JCC(14) JCC(15)
+JCC(3)
+JCC(4) JCC(5) JCC(6) JCC(7) JCC(8) JCC(9) JCC(10) JCC(11) JCC(12) JCC(13) JCC(14) JCC(15)
 #define JCC_ROW(cc)           \
     {                         \
         jcc##cc, jcc##cc##_64 \
@@ -114,7 +122,7 @@ HANDLER(jmp_rel)
 {
     exact(cpu, insn);
     x86_branch(cpu, cpu->soft.rip + (uint64_t)insn->detail->target, insn->detail->x.opsize);
-    return insn + 1;
+    return interp_go_on(cpu, insn + 1);
 }
 HANDLER(jmp_rel64)
 {

@@ -77,7 +77,7 @@ static const struct interp_insn *plain_branch(struct x86_cpu *cpu, const struct 
 {
     settle(cpu, insn);
     insn->detail->exec(cpu, &insn->detail->x);
-    return insn + 1;
+    return interp_go_on(cpu, insn + 1);
 }
 // A string instruction: when it stopped between two iterations, rip is its own address again.
 static const struct interp_insn *plain_rep(struct x86_cpu *cpu, const struct interp_insn *insn)
