@@ -108,6 +108,7 @@ void bench_equalize(struct bench *b)
     cpu->x87.fcw = (uint16_t)n->x87.fcw;
     cpu->x87.fsw = (uint16_t)n->x87.fsw;
     cpu->x87.ftw = (uint16_t)n->x87.ftw;
+    cpu->x87.fop = (n->x87.fcs_fop >> 16) & 0x7ff;
     unsigned top = (cpu->x87.fsw >> 11) & 7;
     for (unsigned i = 0; i < 8; i++)
         memcpy(cpu->x87.reg[(top + i) & 7], n->x87.st[i], 10);
@@ -135,7 +136,7 @@ int bench_exec(struct bench *b, const uint8_t *code, unsigned len, bool keep_res
     return vector;
 }
 
-bool bench_engine(struct bench *b, const uint8_t *code, unsigned len, unsigned times)
+bool bench_engine(struct bench *b, const uint8_t *code, unsigned len, unsigned count)
 {
     struct vm_exit exit;
     struct error err = {0};
@@ -145,12 +146,11 @@ bool bench_engine(struct bench *b, const uint8_t *code, unsigned len, unsigned t
     }
     b->cpu.rip = 0x2000;
     b->cpu.rflags = X86_FLAG_R1;
-    for (unsigned i = 0; i < times; i++)
-        memory_write(b->memory, 0x2000 + i * len, code, len);
-    memory_write(b->memory, 0x2000 + times * len, "\xf4", 1);
+    memory_write(b->memory, 0x2000, code, len);
+    memory_write(b->memory, 0x2000 + len, "\xf4", 1);
     engine_interp.set_state(b->vcpu);
-    engine_interp.run(b->vcpu, times, &exit);
-    return exit.reason == VM_EXIT_BUDGET && b->cpu.rip == 0x2000 + times * len;
+    engine_interp.run(b->vcpu, count, &exit);
+    return exit.reason == VM_EXIT_BUDGET && b->cpu.rip == 0x2000 + len;
 }
 
 int bench_native(struct bench *b, const uint8_t *code, unsigned len)
@@ -209,6 +209,10 @@ const char *bench_compare(struct bench *b, bool x87)
         cpu->x87.ftw != (uint16_t)n->x87.ftw) {
         sprintf(text, "fcw %04x fsw %04x ftw %04x, host %04x %04x %04x", cpu->x87.fcw, cpu->x87.fsw,
                 cpu->x87.ftw, n->x87.fcw & 0xffff, n->x87.fsw & 0xffff, n->x87.ftw & 0xffff);
+        return text;
+    }
+    if (cpu->x87.fop != ((n->x87.fcs_fop >> 16) & 0x7ff)) {
+        sprintf(text, "fop %03x, host %03x", cpu->x87.fop, (n->x87.fcs_fop >> 16) & 0x7ff);
         return text;
     }
     unsigned top = (cpu->x87.fsw >> 11) & 7;

@@ -36,8 +36,8 @@ void bench_fill(struct bench *b, void *data, unsigned size);
 void bench_equalize(struct bench *b);
 // Executes on Croft. Returns -1, or the vector that was raised.
 int bench_exec(struct bench *b, const uint8_t *code, unsigned len, bool keep_resident);
-// Executes in the interpreter, `times` times in one block. False when it did not run to the end.
-bool bench_engine(struct bench *b, const uint8_t *code, unsigned len, unsigned times);
+// Executes code of `count` instructions in the interpreter. False when it did not run to the end.
+bool bench_engine(struct bench *b, const uint8_t *code, unsigned len, unsigned count);
 // Executes on the host. Returns -1, or the vector.
 int bench_native(struct bench *b, const uint8_t *code, unsigned len);
 // NULL when both sides agree, else what differs.

@@ -207,6 +207,7 @@ static void env_load(struct x86_cpu *cpu, const uint8_t *p, bool wide)
     } else {
         ip = get16(p + 6), dp = get16(p + 10);
         x->fcs = get16(p + 8), x->fds = get16(p + 12);
+        x->fop = 0; // the protected-mode layout has no room for it
         if (real) {
             x->fop = x->fcs & 0x7ff;
             ip |= (uint32_t)(x->fcs & 0xf000) << 4;

@@ -369,3 +369,5 @@ extern interp_fn *const hot_push_mem64[KIND_COUNT];
 // memory_kind() has filled the memory operand.
 interp_fn *hot_select_vector(struct interp_insn *insn, const struct interp_detail *detail,
                              enum hot_kind kind);
+interp_fn *hot_select_x87(struct interp_insn *insn, const struct interp_detail *detail,
+                          enum hot_kind kind);

@@ -472,7 +472,10 @@ void interp_select(struct interp_insn *insn, struct interp_detail *detail, enum 
         return;
     insn->fn = select_plain(detail);
     if (insn->fn == interp_plain) {
-        interp_fn *fn = hot_select_vector(insn, detail, memory_kind(insn, detail, code, next_off));
+        enum hot_kind kind = memory_kind(insn, detail, code, next_off);
+        interp_fn *fn = hot_select_vector(insn, detail, kind);
+        if (!fn)
+            fn = hot_select_x87(insn, detail, kind);
         if (fn)
             insn->fn = fn;
     }
