@@ -132,6 +132,7 @@ struct interp {
 
     uint64_t random_pool[32]; // RDRAND
     unsigned random_left;
+    uint32_t pauses; // PAUSE instructions
 };
 _Static_assert(INTERP_TABLE_BITS <= 20, "the hash mixes this far");
 

@@ -5,6 +5,7 @@
 #include "engine/interp/block.h"
 #include "engine/interp/exec.h"
 #include "x86/fpu.h"
+#include <sched.h>
 #include <sys/random.h>
 
 // --- ports ---------------------------------------------------------------------------------------------------
@@ -75,6 +76,13 @@ EXEC(hlt)
 }
 EXEC(nothing)
 {
+}
+// A spinning processor lets others of the VM run when the host has fewer than they are.
+EXEC(pause_)
+{
+    struct interp *it = cpu->interp;
+    if (++it->pauses % 1024 == 0 && cpu->platform->cpu_count > 1)
+        sched_yield();
 }
 EXEC(undefined)
 {
@@ -439,7 +447,7 @@ const struct exec_entry exec_system_entries[] = {
     EXEC_ENTRY(clac, clac),
     EXEC_ENTRY(stac, stac),
     EXEC_ENTRY(hlt, hlt),
-    EXEC_ENTRY(pause, nothing),
+    EXEC_ENTRY(pause, pause_),
     EXEC_ENTRY(sgdt_Ms, sgdt),
     EXEC_ENTRY(sidt_Ms, sidt),
     EXEC_ENTRY(lgdt_Ms, lgdt),

@@ -18,8 +18,7 @@ ALWAYS_INLINE const struct interp_insn *enter(struct x86_cpu *cpu, const struct 
                                               struct interp_block *block, uint64_t rip)
 {
     uint64_t icount = cpu->icount + (uint64_t)(end - (const struct interp_insn *)cpu->soft.first);
-    if (unlikely(cpu->soft.fuel == 0 || icount + INTERP_BLOCK_MAX > cpu->soft.limit ||
-                 atomic_load_explicit(&cpu->events, memory_order_relaxed))) {
+    if (unlikely(cpu->soft.fuel == 0 || atomic_load_explicit(&cpu->events, memory_order_relaxed))) {
         cpu->rip = rip;
         return end;
     }
@@ -108,7 +107,8 @@ JCC(0)
 JCC(1)
 JCC(2)
 JCC(3)
-JCC(4) JCC(5) JCC(6) JCC(7) JCC(8) JCC(9) JCC(10) JCC(11) JCC(12) JCC(13) JCC(14) JCC(15)
+JCC(4)
+JCC(5) JCC(6) JCC(7) JCC(8) JCC(9) JCC(10) JCC(11) JCC(12) JCC(13) JCC(14) JCC(15)
 #define JCC_ROW(cc)           \
     {                         \
         jcc##cc, jcc##cc##_64 \

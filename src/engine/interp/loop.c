@@ -250,7 +250,11 @@ static void interp_loop(struct interp *it, struct vm_exit *exit)
             cpu->soft.link = NULL;
         }
         cpu->soft.block = block;
-        run_chain(it, block->insn, it->cs_limited ? 0 : INTERP_FUEL);
+        left = (left - block->count) / INTERP_BLOCK_MAX; // blocks that cannot go beyond the limit
+        run_chain(it, block->insn,
+                  it->cs_limited       ? 0
+                  : left > INTERP_FUEL ? INTERP_FUEL
+                                       : (uint32_t)left);
         it->stats.chains++;
     }
 }
