@@ -69,3 +69,4 @@ extern hostexec_x87_fn *_Atomic hostexec_x87_code[HOSTEXEC_X87_CODES];
 
 // Does the host execute what this feature promises? (Operating system support included.)
 bool hostexec_has(unsigned feature); // enum x86_feature
+size_t hostexec_code_used(void); // bytes of stubs built so far
