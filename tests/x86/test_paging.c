@@ -68,8 +68,9 @@ static void test_no_paging(void **state)
     x86_write32(CPU, X86_DS, 0x5000, 0x12345678);
     assert_int_equal(get(0x5000, 4), 0x12345678);
     assert_int_equal(x86_read16(CPU, X86_DS, 0x5001), 0x3456);
-    // The last and the first byte of the 32-bit space are neighbours.
-    assert_int_equal(x86_read16(CPU, X86_DS, 0xffffffff), 0x00ff);
+    // A flat segment ends at 4 GiB (SDM vol. 3, 5.3 leaves it open; processors fault, measured).
+    ASSERT_OK((void)x86_read8(CPU, X86_DS, 0xffffffff));
+    ASSERT_GP((void)x86_read16(CPU, X86_DS, 0xffffffff));
     gpa_t gpa;
     assert_true(x86_translate_debug(CPU, 0x5123, &gpa));
     assert_int_equal(gpa, 0x5123);

@@ -67,7 +67,7 @@ static void test_load_seg(void **state)
     assert_int_equal(get(f, GDT + SEL_TSS + 5, 1), 0x8b);
 }
 
-static void test_vendor_null(void **state)
+static void test_null_selectors(void **state)
 {
     struct fix *f = *state;
     struct x86_cpu *cpu = &f->cpu;
@@ -75,10 +75,7 @@ static void test_vendor_null(void **state)
     cpu->seg[X86_FS].base = 0xffff800012345678;
     x86_seg_changed(cpu, X86_FS);
     assert_int_equal(cpu->seg[X86_FS].eff_base, 0xffff800012345678);
-    f->model.vendor = X86_VENDOR_AMD;
-    WORKS(x86_load_seg(cpu, X86_FS, 0));
-    assert_int_equal(cpu->seg[X86_FS].base, 0xffff800012345678);
-    f->model.vendor = X86_VENDOR_INTEL;
+    // On processors of both vendors (AMD: since Zen 2, measured).
     WORKS(x86_load_seg(cpu, X86_FS, 0));
     assert_int_equal(cpu->seg[X86_FS].base, 0);
     assert_int_equal(cpu->seg[X86_FS].eff_base, 0);
@@ -425,7 +422,7 @@ static void test_smap_set(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_load_seg),  TEST(test_vendor_null),    TEST(test_unreal),
+        TEST(test_load_seg),  TEST(test_null_selectors),    TEST(test_unreal),
         TEST(test_lar),       TEST(test_lar_long),       TEST(test_far_same),
         TEST(test_call_gate), TEST(test_call_gate_long), TEST(test_iret_long),
         TEST(test_syscall),   TEST(test_sysenter),       TEST(test_smap_set),
