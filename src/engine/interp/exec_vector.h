@@ -102,8 +102,8 @@ interp_exec_fn *vector_select_mask(const struct x86_insn *insn); // exec_vector_
 interp_exec_fn *x87_select(struct x86_insn *insn);               // exec_x87.c
 interp_exec_fn *x87_select_env(const struct x86_insn *insn);     // exec_x87_env.c
 
-// The functions of exec_vector_move.c that hot_vector.c has a faster version of: loads and stores of 4, 8,
-// 16 bytes (_A: aligned), register copies, exclusive or of registers.
+// The functions of exec_vector_move.c that hot_vector.c has a faster version of: loads and stores of 4, 8, 16
+// or 32 bytes (_A: aligned), register copies, exclusive or of registers, general registers.
 enum vector_move {
     VECTOR_MOVE_NONE,
     VECTOR_LOAD4_SSE,
@@ -116,6 +116,10 @@ enum vector_move {
     VECTOR_STORE_A_SSE,
     VECTOR_COPY_SSE,
     VECTOR_XOR_SSE,
+    VECTOR_FROM_GPR4_SSE,
+    VECTOR_FROM_GPR8_SSE,
+    VECTOR_TO_GPR4_SSE,
+    VECTOR_TO_GPR8_SSE,
     VECTOR_LOAD4_AVX,
     VECTOR_LOAD8_AVX,
     VECTOR_LOAD_AVX,
@@ -126,6 +130,16 @@ enum vector_move {
     VECTOR_STORE_A_AVX,
     VECTOR_COPY_AVX,
     VECTOR_XOR_AVX,
+    VECTOR_FROM_GPR4_AVX,
+    VECTOR_FROM_GPR8_AVX,
+    VECTOR_TO_GPR4_AVX,
+    VECTOR_TO_GPR8_AVX,
+    VECTOR_LOAD_YMM,
+    VECTOR_LOAD_A_YMM,
+    VECTOR_STORE_YMM,
+    VECTOR_STORE_A_YMM,
+    VECTOR_COPY_YMM,
+    VECTOR_XOR_YMM,
     VECTOR_MOVES
 };
 enum vector_move vector_move_of(interp_exec_fn *fn);

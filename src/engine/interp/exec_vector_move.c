@@ -355,16 +355,23 @@ interp_exec_fn *vector_select_move(const struct x86_insn *insn)
 enum vector_move vector_move_of(interp_exec_fn *fn)
 {
     static interp_exec_fn *const table[] = {
-        [VECTOR_LOAD4_SSE] = load4_sse,   [VECTOR_LOAD8_SSE] = load8_sse,
-        [VECTOR_LOAD_SSE] = load_sse,     [VECTOR_LOAD_A_SSE] = load_sse_a,
-        [VECTOR_STORE4_SSE] = store4_sse, [VECTOR_STORE8_SSE] = store8_sse,
-        [VECTOR_STORE_SSE] = store_sse,   [VECTOR_STORE_A_SSE] = store_sse_a,
-        [VECTOR_COPY_SSE] = copy_sse,     [VECTOR_XOR_SSE] = xor_sse,
-        [VECTOR_LOAD4_AVX] = load4_avx,   [VECTOR_LOAD8_AVX] = load8_avx,
-        [VECTOR_LOAD_AVX] = load_avx,     [VECTOR_LOAD_A_AVX] = load_avx_a,
-        [VECTOR_STORE4_AVX] = store4_avx, [VECTOR_STORE8_AVX] = store8_avx,
-        [VECTOR_STORE_AVX] = store_avx,   [VECTOR_STORE_A_AVX] = store_avx_a,
-        [VECTOR_COPY_AVX] = copy_avx,     [VECTOR_XOR_AVX] = xor_avx,
+        [VECTOR_LOAD4_SSE] = load4_sse,         [VECTOR_LOAD8_SSE] = load8_sse,
+        [VECTOR_LOAD_SSE] = load_sse,           [VECTOR_LOAD_A_SSE] = load_sse_a,
+        [VECTOR_STORE4_SSE] = store4_sse,       [VECTOR_STORE8_SSE] = store8_sse,
+        [VECTOR_STORE_SSE] = store_sse,         [VECTOR_STORE_A_SSE] = store_sse_a,
+        [VECTOR_COPY_SSE] = copy_sse,           [VECTOR_XOR_SSE] = xor_sse,
+        [VECTOR_FROM_GPR4_SSE] = from_gpr4_sse, [VECTOR_FROM_GPR8_SSE] = from_gpr8_sse,
+        [VECTOR_TO_GPR4_SSE] = to_gpr4_sse,     [VECTOR_TO_GPR8_SSE] = to_gpr8_sse,
+        [VECTOR_LOAD4_AVX] = load4_avx,         [VECTOR_LOAD8_AVX] = load8_avx,
+        [VECTOR_LOAD_AVX] = load_avx,           [VECTOR_LOAD_A_AVX] = load_avx_a,
+        [VECTOR_STORE4_AVX] = store4_avx,       [VECTOR_STORE8_AVX] = store8_avx,
+        [VECTOR_STORE_AVX] = store_avx,         [VECTOR_STORE_A_AVX] = store_avx_a,
+        [VECTOR_COPY_AVX] = copy_avx,           [VECTOR_XOR_AVX] = xor_avx,
+        [VECTOR_FROM_GPR4_AVX] = from_gpr4_avx, [VECTOR_FROM_GPR8_AVX] = from_gpr8_avx,
+        [VECTOR_TO_GPR4_AVX] = to_gpr4_avx,     [VECTOR_TO_GPR8_AVX] = to_gpr8_avx,
+        [VECTOR_LOAD_YMM] = load_ymm,           [VECTOR_LOAD_A_YMM] = load_ymm_a,
+        [VECTOR_STORE_YMM] = store_ymm,         [VECTOR_STORE_A_YMM] = store_ymm_a,
+        [VECTOR_COPY_YMM] = copy_ymm,           [VECTOR_XOR_YMM] = xor_ymm,
     };
     for (unsigned i = 1; i < ARRAY_SIZE(table); i++) {
         if (table[i] == fn)

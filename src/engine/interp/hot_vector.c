@@ -141,37 +141,54 @@ ALWAYS_INLINE void put_vec(union x86_vec *d, v2a v, bool vex)
         put16(&d->u64[2], (v2a){0, 0});
 }
 
-// Loads of a scalar (the rest becomes 0) or of 16 bytes; `align` for 16.
-#define MOVE_MEM(name, vex, size, align, K)                                                  \
-    HANDLER(load_##name##_##K)                                                               \
-    {                                                                                        \
-        gva_t lin = hot_ea(cpu, insn, K);                                                    \
-        struct x86_tlb_entry *e = x86_tlb_entry(cpu, lin);                                   \
-        v2a v = {0, 0};                                                                      \
-        if (unlikely(!ready(cpu, vex, false) || (lin & ((align)-1)) ||                       \
-                     !x86_tlb_hit(e->tag_read, lin, size)))                                  \
-            UNUSUAL;                                                                         \
-        if ((size) == 16)                                                                    \
-            v = get16((void *)(lin + e->addend));                                            \
-        else                                                                                 \
-            v[0] = hot_host_load((size)*8, (void *)(lin + e->addend));                       \
-        put_vec(&cpu->vec[insn->reg], v, vex);                                               \
-        NEXT;                                                                                \
-    }                                                                                        \
-    HANDLER(store_##name##_##K)                                                              \
-    {                                                                                        \
-        gva_t lin = hot_ea(cpu, insn, K);                                                    \
-        struct x86_tlb_entry *e = x86_tlb_entry(cpu, lin);                                   \
-        if (unlikely(!ready(cpu, vex, false) || (lin & ((align)-1)) ||                       \
-                     !x86_tlb_hit(e->tag_write, lin, size)))                                 \
-            UNUSUAL;                                                                         \
-        cpu->soft.insn = insn;                                                               \
-        if ((size) == 16)                                                                    \
-            put16((void *)(lin + e->addend), get16(&cpu->vec[insn->reg]));                   \
-        else                                                                                 \
-            hot_host_store((size)*8, (void *)(lin + e->addend), cpu->vec[insn->reg].u64[0]); \
-        x86_stored(cpu, e, lin, size);                                                       \
-        NEXT;                                                                                \
+// Loads of a scalar (the rest becomes 0), of 16 or of 32 bytes.
+ALWAYS_INLINE void load_vec(union x86_vec *d, const uint8_t *p, bool vex, unsigned size)
+{
+    v2a low = {0, 0};
+    if (size < 16) {
+        low[0] = hot_host_load(size * 8, p);
+        put_vec(d, low, vex);
+    } else if (size == 16) {
+        put_vec(d, get16(p), vex);
+    } else {
+        v2a high = get16(p + 16);
+        put16(d, get16(p));
+        put16(&d->u64[2], high);
+    }
+}
+ALWAYS_INLINE void store_vec(uint8_t *p, const union x86_vec *s, unsigned size)
+{
+    if (size < 16) {
+        hot_host_store(size * 8, p, s->u64[0]);
+    } else {
+        put16(p, get16(s));
+        if (size == 32)
+            put16(p + 16, get16(&s->u64[2]));
+    }
+}
+
+#define MOVE_MEM(name, vex, size, align, K)                                      \
+    HANDLER(load_##name##_##K)                                                   \
+    {                                                                            \
+        gva_t lin = hot_ea(cpu, insn, K);                                        \
+        struct x86_tlb_entry *e = x86_tlb_entry(cpu, lin);                       \
+        if (unlikely(!ready(cpu, vex, false) || (lin & ((align)-1)) ||           \
+                     !x86_tlb_hit(e->tag_read, lin, size)))                      \
+            UNUSUAL;                                                             \
+        load_vec(&cpu->vec[insn->reg], (uint8_t *)(lin + e->addend), vex, size); \
+        NEXT;                                                                    \
+    }                                                                            \
+    HANDLER(store_##name##_##K)                                                  \
+    {                                                                            \
+        gva_t lin = hot_ea(cpu, insn, K);                                        \
+        struct x86_tlb_entry *e = x86_tlb_entry(cpu, lin);                       \
+        if (unlikely(!ready(cpu, vex, false) || (lin & ((align)-1)) ||           \
+                     !x86_tlb_hit(e->tag_write, lin, size)))                     \
+            UNUSUAL;                                                             \
+        cpu->soft.insn = insn;                                                   \
+        store_vec((uint8_t *)(lin + e->addend), &cpu->vec[insn->reg], size);     \
+        x86_stored(cpu, e, lin, size);                                           \
+        NEXT;                                                                    \
     }
 #define MOVES(name, vex, size, align)           \
     MOVE_MEM(name, vex, size, align, KIND_FLAT) \
@@ -184,25 +201,51 @@ MOVES(avx4, 1, 4, 1)
 MOVES(avx8, 1, 8, 1)
 MOVES(avx16, 1, 16, 1)
 MOVES(avx16a, 1, 16, 16)
+MOVES(ymm32, 1, 32, 1)
+MOVES(ymm32a, 1, 32, 32)
 
-#define COPY(name, vex)                                                      \
-    HANDLER(copy_##name)                                                     \
-    {                                                                        \
-        if (unlikely(!ready(cpu, vex, false)))                               \
-            UNUSUAL;                                                         \
-        put_vec(&cpu->vec[insn->reg], get16(&cpu->vec[insn->rm]), vex);      \
-        NEXT;                                                                \
-    }                                                                        \
-    HANDLER(xor_##name)                                                      \
-    {                                                                        \
-        if (unlikely(!ready(cpu, vex, false)))                               \
-            UNUSUAL;                                                         \
-        v2a a = get16(&cpu->vec[insn->seg]), c = get16(&cpu->vec[insn->rm]); \
-        put_vec(&cpu->vec[insn->reg], a ^ c, vex);                           \
-        NEXT;                                                                \
+#define REGISTERS(name, vex, ymm)                                                    \
+    HANDLER(copy_##name)                                                             \
+    {                                                                                \
+        if (unlikely(!ready(cpu, vex, false)))                                       \
+            UNUSUAL;                                                                 \
+        load_vec(&cpu->vec[insn->reg], cpu->vec[insn->rm].u8, vex, (ymm) ? 32 : 16); \
+        NEXT;                                                                        \
+    }                                                                                \
+    HANDLER(xor_##name)                                                              \
+    {                                                                                \
+        if (unlikely(!ready(cpu, vex, false)))                                       \
+            UNUSUAL;                                                                 \
+        const union x86_vec *a = &cpu->vec[insn->seg], *c = &cpu->vec[insn->rm];     \
+        v2a low = get16(a) ^ get16(c), high = get16(&a->u64[2]) ^ get16(&c->u64[2]); \
+        put_vec(&cpu->vec[insn->reg], low, vex);                                     \
+        if (ymm)                                                                     \
+            put16(&cpu->vec[insn->reg].u64[2], high);                                \
+        NEXT;                                                                        \
     }
-COPY(sse, 0)
-COPY(avx, 1)
+REGISTERS(sse, 0, 0)
+REGISTERS(avx, 1, 0)
+REGISTERS(ymm, 1, 1)
+
+#define GENERAL(name, vex, bits)                                                          \
+    HANDLER(from_gpr##bits##_##name)                                                      \
+    {                                                                                     \
+        if (unlikely(!ready(cpu, vex, false)))                                            \
+            UNUSUAL;                                                                      \
+        put_vec(&cpu->vec[insn->reg], (v2a){(uint##bits##_t)cpu->gpr[insn->rm], 0}, vex); \
+        NEXT;                                                                             \
+    }                                                                                     \
+    HANDLER(to_gpr##bits##_##name)                                                        \
+    {                                                                                     \
+        if (unlikely(!ready(cpu, vex, false)))                                            \
+            UNUSUAL;                                                                      \
+        cpu->gpr[insn->rm] = (uint##bits##_t)cpu->vec[insn->reg].u64[0];                  \
+        NEXT;                                                                             \
+    }
+GENERAL(sse, 0, 32)
+GENERAL(sse, 0, 64)
+GENERAL(avx, 1, 32)
+GENERAL(avx, 1, 64)
 
 static interp_fn *select_move(struct interp_insn *insn, const struct x86_insn *x,
                               interp_exec_fn *exec, enum hot_kind kind)
@@ -220,22 +263,36 @@ static interp_fn *select_move(struct interp_insn *insn, const struct x86_insn *x
         [VECTOR_LOAD_AVX] = PAIR(load_avx16),   [VECTOR_LOAD_A_AVX] = PAIR(load_avx16a),
         [VECTOR_STORE4_AVX] = PAIR(store_avx4), [VECTOR_STORE8_AVX] = PAIR(store_avx8),
         [VECTOR_STORE_AVX] = PAIR(store_avx16), [VECTOR_STORE_A_AVX] = PAIR(store_avx16a),
+        [VECTOR_LOAD_YMM] = PAIR(load_ymm32),   [VECTOR_LOAD_A_YMM] = PAIR(load_ymm32a),
+        [VECTOR_STORE_YMM] = PAIR(store_ymm32), [VECTOR_STORE_A_YMM] = PAIR(store_ymm32a),
     };
 #undef PAIR
+    static interp_fn *const registers[VECTOR_MOVES] = {
+        [VECTOR_COPY_SSE] = copy_sse,
+        [VECTOR_XOR_SSE] = xor_sse,
+        [VECTOR_COPY_AVX] = copy_avx,
+        [VECTOR_XOR_AVX] = xor_avx,
+        [VECTOR_COPY_YMM] = copy_ymm,
+        [VECTOR_XOR_YMM] = xor_ymm,
+        [VECTOR_FROM_GPR4_SSE] = from_gpr32_sse,
+        [VECTOR_FROM_GPR8_SSE] = from_gpr64_sse,
+        [VECTOR_TO_GPR4_SSE] = to_gpr32_sse,
+        [VECTOR_TO_GPR8_SSE] = to_gpr64_sse,
+        [VECTOR_FROM_GPR4_AVX] = from_gpr32_avx,
+        [VECTOR_FROM_GPR8_AVX] = from_gpr64_avx,
+        [VECTOR_TO_GPR4_AVX] = to_gpr32_avx,
+        [VECTOR_TO_GPR8_AVX] = to_gpr64_avx,
+    };
     enum vector_move move = vector_move_of(exec);
     bool vex = (x86_insn_form(x)->attr & X86_INSN_VEX) != 0;
 
     insn->reg = x->reg & 15;
     insn->rm = x->rm & 15;
-    if (kind == KIND_REG) {
+    if (kind == KIND_REG)
         insn->seg = vex ? x->vvvv & 15 : insn->reg;
-        if (move == VECTOR_COPY_SSE || move == VECTOR_COPY_AVX)
-            return vex ? copy_avx : copy_sse;
-        if (move == VECTOR_XOR_SSE || move == VECTOR_XOR_AVX)
-            return vex ? xor_avx : xor_sse;
-        return NULL;
-    }
-    return kind == KIND_SEG ? NULL : memory[move][kind - KIND_FLAT];
+    return kind == KIND_SEG   ? NULL
+           : kind == KIND_REG ? registers[move]
+                              : memory[move][kind - KIND_FLAT];
 }
 
 interp_fn *hot_select_vector(struct interp_insn *insn, const struct interp_detail *detail,
