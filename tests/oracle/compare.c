@@ -68,6 +68,7 @@ static const char *const gpr_names[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rb
 struct loose {
     uint32_t flags; // RFLAGS bits not compared
     bool value;     // the result is undefined: registers and memory are not compared
+    bool partial;   // POPA: what was popped before a fault may be there already
     bool lock;      // a LOCK prefix
     bool base;      // an FS or GS prefix
     bool masked;    // masked moves and gathers
@@ -119,6 +120,7 @@ static struct loose what_is_loose(const struct oracle_case *c)
         "cmps",   "callf",  "jmpf",    "enter",  "lss",    "lfs",     "lgs"};
     for (unsigned i = 0; i < ARRAY_SIZE(structures); i++)
         loose.structure |= !strcmp(m, structures[i]);
+    loose.partial = !strcmp(m, "popa");
     loose.masked = strstr(m, "maskmov") || strstr(m, "gather");
     loose.env = strstr(m, "stenv") || strstr(m, "nsave") || strstr(m, "fxsave");
     return loose;
@@ -196,6 +198,7 @@ enum oracle_verdict oracle_compare(const struct oracle_case *c, const struct ora
     // MASKMOVDQU touches the whole operand and has made the MMX state current when it faults.
     bool masked = loose.masked && (o->vector == X86_AC || is_memory_fault(n->vector));
     bool order = loose.structure && is_memory_fault(n->vector) && is_memory_fault(o->vector);
+    loose.value |= loose.partial && n->vector != ORACLE_DONE;
     if (masked)
         return ORACLE_UNDEFINED_DIFFERS;
     if (late_ud || offset_form || order) {

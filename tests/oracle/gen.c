@@ -284,7 +284,7 @@ static uint64_t pick_data(struct gen *g, unsigned size)
 
 static bool address_is_safe(uint64_t linear)
 {
-    return !(linear >= UINT64_C(0x500000000000) && linear < UINT64_C(0x7fffffffe000)) &&
+    return !(linear >= 0x7fff0000 && linear < UINT64_C(0x7fffffffe000)) &&
            !(linear >= UINT64_C(0xffffffffff600000) && linear < UINT64_C(0xffffffffff601000));
 }
 
@@ -528,6 +528,8 @@ static void choose_prefixes(struct gen *g)
     if (!g->code64)
         g->seg = chance(g, 10) ? (int)(uint8_t[]){X86_ES, X86_SS, X86_DS, X86_CS}[below(g, 4)] : -1;
     g->adsize67 = g->code64 ? chance(g, 12) : false; // 16-bit addresses reach nothing yet
+    if (seg_base(g, g->seg) >= ORACLE_WINDOW_BASE)
+        g->adsize67 = false; // 32 bits of offset would not lead back to the window
     g->w = f->w >= 0 ? f->w : chance(g, 35);
     if (!g->code64 && !vex)
         g->w = false;
