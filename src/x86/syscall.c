@@ -74,6 +74,10 @@ void x86_sysret(struct x86_cpu *cpu, unsigned opsize)
     const uint64_t loaded = 0x3c7fd7 & ~(uint64_t)X86_FLAGS_ARITH;
     cpu->rflags = (flags & loaded) | X86_FLAG_R1;
     x86_cc_put(cpu, (uint32_t)flags);
+    // The trap follows TF as loaded, and comes before the first instruction at the target.
+    cpu->stepping = false;
+    if (unlikely(flags & X86_FLAG_TF))
+        x86_single_step_done(cpu);
     if (opsize == 8)
         enter(cpu, (uint16_t)(base + 16) | 3, X86_ATTR_FLAT_CODE64, (uint16_t)(base + 8) | 3, 3);
     else

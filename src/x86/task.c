@@ -159,8 +159,8 @@ static void load_segments(struct x86_cpu *cpu, const struct incoming *in, uint32
         x86_mode_changed(cpu);
         return;
     }
-    load_code(cpu, in->seg[X86_CS], ext);
     load_stack(cpu, in->seg[X86_SS], ext);
+    load_code(cpu, in->seg[X86_CS], ext);
     load_data(cpu, X86_DS, in->seg[X86_DS], ext);
     load_data(cpu, X86_ES, in->seg[X86_ES], ext);
     load_data(cpu, X86_FS, in->seg[X86_FS], ext);
@@ -240,10 +240,6 @@ void x86_task_switch(struct x86_cpu *cpu, uint16_t tss_sel, enum x86_task_reason
     x86_mode_changed(cpu);
     if (to->width == 4 && (cpu->cr0 & X86_CR0_PG))
         x86_write_cr(cpu, 3, in.cr3);
-    if (in.trap) {
-        cpu->dr6_pending |= UINT64_C(1) << 15; // BT
-        atomic_fetch_or(&cpu->events, X86_EVENT_TRAP);
-    }
     load_segments(cpu, &in, ext);
 
     if (has_error) {
@@ -255,4 +251,8 @@ void x86_task_switch(struct x86_cpu *cpu, uint16_t tss_sel, enum x86_task_reason
     }
     if (cpu->rip > cpu->seg[X86_CS].limit)
         x86_raise_error(cpu, X86_GP, ext);
+    if (in.trap) {
+        cpu->dr6_pending |= UINT64_C(1) << 15; // BT
+        atomic_fetch_or(&cpu->events, X86_EVENT_TRAP);
+    }
 }

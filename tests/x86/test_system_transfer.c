@@ -346,6 +346,10 @@ static void test_syscall(void **state)
     assert_int_equal(cpu->seg[X86_CS].attr, 0xa0fb);
     assert_int_equal(cpu->seg[X86_SS].sel, SEL_DATA3 | 3);
     assert_int_equal(x86_get_rflags(cpu), 0x303);
+    assert_int_equal(cpu->dr6_pending, 0x4000); // TF as loaded traps at once
+    assert_true(cpu->events & X86_EVENT_TRAP);
+    cpu->dr6_pending = 0;
+    atomic_store(&cpu->events, 0);
     RAISES(X86_GP, 0, x86_sysret(cpu, 8));
     // non-canonical target: in the kernel on Intel, at the target on AMD
     fix_level(f, 0, SEL_CODE64_0, SEL_DATA0);
