@@ -103,8 +103,11 @@ void x86_sysenter(struct x86_cpu *cpu)
 
 void x86_sysexit(struct x86_cpu *cpu, unsigned opsize)
 {
-    if (cpu->long_mode && x86_is_amd(cpu))
+    if (cpu->long_mode && x86_is_amd(cpu)) {
+        if (cpu->cpl != 0) // Zen 4 looks at the privilege first
+            x86_raise_error(cpu, X86_GP, 0);
         x86_raise(cpu, X86_UD);
+    }
     uint16_t base = (uint16_t)cpu->sysenter_cs & 0xfffc;
     if (!x86_prot_mode(cpu) || cpu->cpl != 0 || base == 0)
         x86_raise_error(cpu, X86_GP, 0);
