@@ -2,10 +2,10 @@
 // Three million calls through a table of functions: indirect branches that cannot be foreseen.
 #include "bench.h"
 
-#define F(n, expression)                                                                           \
-    __attribute__((noinline)) static uint64_t f##n(uint64_t x)                                     \
-    {                                                                                              \
-        return expression;                                                                         \
+#define F(n, expression)                                       \
+    __attribute__((noinline)) static uint64_t f##n(uint64_t x) \
+    {                                                          \
+        return expression;                                     \
     }
 F(0, x + 1)
 F(1, x ^ (x >> 3))

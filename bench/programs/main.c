@@ -15,10 +15,9 @@
 #include <unistd.h>
 
 static const struct program *const programs[] = {
-    &program_sort,   &program_sieve,       &program_crc, &program_fib,    &program_chase,
-    &program_icall,  &program_nbody,       &program_matmul, &program_matmul_avx2,
-    &program_x87,    &program_memcpy,      &program_getppid, &program_pgfault,
-    &program_fork,   &program_pipe,
+    &program_sort,   &program_sieve,   &program_crc,     &program_fib,         &program_chase,
+    &program_icall,  &program_nbody,   &program_matmul,  &program_matmul_avx2, &program_x87,
+    &program_memcpy, &program_getppid, &program_pgfault, &program_fork,        &program_pipe,
 };
 #define COUNT (sizeof(programs) / sizeof(programs[0]))
 

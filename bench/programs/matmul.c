@@ -20,18 +20,18 @@ static void prepare(void)
 }
 
 // The same body for both, so that only the instruction set differs.
-#define BODY                                                                                       \
-    for (int i = 0; i < N; i++) {                                                                  \
-        double *restrict row = c[i];                                                               \
-        for (int j = 0; j < N; j++)                                                                \
-            row[j] = 0;                                                                            \
-        for (int k = 0; k < N; k++) {                                                              \
-            const double *restrict from = b[k];                                                    \
-            double factor = a[i][k];                                                               \
-            for (int j = 0; j < N; j++)                                                            \
-                row[j] += factor * from[j];                                                        \
-        }                                                                                          \
-    }                                                                                              \
+#define BODY                                    \
+    for (int i = 0; i < N; i++) {               \
+        double *restrict row = c[i];            \
+        for (int j = 0; j < N; j++)             \
+            row[j] = 0;                         \
+        for (int k = 0; k < N; k++) {           \
+            const double *restrict from = b[k]; \
+            double factor = a[i][k];            \
+            for (int j = 0; j < N; j++)         \
+                row[j] += factor * from[j];     \
+        }                                       \
+    }                                           \
     return (uint64_t)c[N / 3][N / 2];
 
 __attribute__((optimize("O3"))) static uint64_t unit_sse2(void)

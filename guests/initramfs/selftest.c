@@ -129,7 +129,8 @@ static int registers_survive_switches(void)
         char byte = 0;
         double a = v * 2;
         long double b = l * 2;
-        if (write(child ? ab[1] : ba[1], &byte, 1) != 1 || read(child ? ba[0] : ab[0], &byte, 1) != 1)
+        if (write(child ? ab[1] : ba[1], &byte, 1) != 1 ||
+            read(child ? ba[0] : ab[0], &byte, 1) != 1)
             ok = 0;
         ok &= a == mine * 2 && b == x87 * 2;
     }
@@ -160,7 +161,8 @@ static int threads_add_up(void)
 
 static int code_can_be_written(void)
 {
-    uint8_t *code = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *code =
+        mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (code == MAP_FAILED)
         return 0;
     for (uint32_t i = 0; i < 1000; i++) { // mov eax, i; ret, rewritten each time

@@ -42,8 +42,9 @@ int main(const struct start_info *info)
     for (uint32_t round = 0; round < 20; round++) {
         for (uint32_t port = 0; port < 0x1000; port++) {
             uint32_t value = next_random(&seed);
-            if (!all && (ends_the_machine((uint16_t)port) || ends_the_machine((uint16_t)(port + 1)) ||
-                         ends_the_machine((uint16_t)(port + 2)) || ends_the_machine((uint16_t)(port + 3))))
+            if (!all &&
+                (ends_the_machine((uint16_t)port) || ends_the_machine((uint16_t)(port + 1)) ||
+                 ends_the_machine((uint16_t)(port + 2)) || ends_the_machine((uint16_t)(port + 3))))
                 continue;
             switch (next_random(&seed) % 4) {
             case 0:

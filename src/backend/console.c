@@ -22,8 +22,8 @@ struct console {
     struct console_client client;
     int in_fd, out_fd, listen_fd;
     struct loop_watch *in_watch, *out_watch, *listen_watch;
-    int out_dup; // what out_watch watches: in_fd and out_fd may be one descriptor
-    bool pollable;  // out_fd is a terminal, pipe or socket; a regular file never blocks
+    int out_dup;   // what out_watch watches: in_fd and out_fd may be one descriptor
+    bool pollable; // out_fd is a terminal, pipe or socket; a regular file never blocks
     bool is_terminal, escaped;
     char *socket_path;
     uint8_t *out; // waiting output
@@ -57,8 +57,9 @@ static size_t write_some(struct console *c, const uint8_t *data, size_t length)
             if (!fd_ready(c->out_fd))
                 break;
         }
-        ssize_t n = c->listen_fd >= 0 ? send(c->out_fd, data + done, part, MSG_NOSIGNAL | MSG_DONTWAIT)
-                                      : write(c->out_fd, data + done, part);
+        ssize_t n = c->listen_fd >= 0
+                        ? send(c->out_fd, data + done, part, MSG_NOSIGNAL | MSG_DONTWAIT)
+                        : write(c->out_fd, data + done, part);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN)
@@ -106,7 +107,8 @@ void console_write(struct console *c, const uint8_t *data, size_t length)
         if (!c->out_watch) {
             c->out_dup = fcntl(c->out_fd, F_DUPFD_CLOEXEC, 0);
             if (c->out_dup >= 0)
-                c->out_watch = loop_watch_fd(c->loop, c->out_dup, EPOLLOUT, console_writable, c, NULL);
+                c->out_watch =
+                    loop_watch_fd(c->loop, c->out_dup, EPOLLOUT, console_writable, c, NULL);
             if (c->out_dup >= 0 && !c->out_watch)
                 close(c->out_dup);
         }
@@ -260,14 +262,14 @@ static int open_socket(struct console *c, const char *path, struct error *err)
     struct stat st;
 
     if (strlen(path) >= sizeof(address.sun_path))
-        return error_set(err, ERROR_USAGE, "--serial socket='%s': the path is longer than %zu", path,
-                         sizeof(address.sun_path) - 1);
+        return error_set(err, ERROR_USAGE, "--serial socket='%s': the path is longer than %zu",
+                         path, sizeof(address.sun_path) - 1);
     strcpy(address.sun_path, path);
     if (lstat(path, &st) == 0) {
         if (!S_ISSOCK(st.st_mode))
-            return error_set(err, ERROR_INPUT,
-                             "--serial socket='%s': a file that is no socket is in the way; remove it",
-                             path);
+            return error_set(
+                err, ERROR_INPUT,
+                "--serial socket='%s': a file that is no socket is in the way; remove it", path);
         unlink(path); // left over from an earlier run
     }
     c->pollable = true;
@@ -298,8 +300,9 @@ struct console *console_open(const char *spec, struct loop *loop, struct error *
     else if (strncmp(spec, "socket=", 7) == 0 && spec[7])
         result = open_socket(c, spec + 7, err);
     else if (strcmp(spec, "none") != 0)
-        result = error_set(err, ERROR_USAGE,
-                           "--serial '%s' is unknown; use stdio, file=PATH, socket=PATH or none", spec);
+        result =
+            error_set(err, ERROR_USAGE,
+                      "--serial '%s' is unknown; use stdio, file=PATH, socket=PATH or none", spec);
     if (result < 0) {
         console_close(c);
         return NULL;

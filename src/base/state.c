@@ -47,7 +47,8 @@ static int put32(struct state_buffer *out, uint32_t v)
 }
 
 // Walks a field list depth first; `visit` gets every scalar field with its path and address.
-typedef int (*visit_fn)(void *ctx, const char *path, uint8_t *data, const struct state_field *field);
+typedef int (*visit_fn)(void *ctx, const char *path, uint8_t *data,
+                        const struct state_field *field);
 
 static int walk(const struct state_field *fields, uint8_t *base, const char *prefix, visit_fn visit,
                 void *ctx)
@@ -99,9 +100,11 @@ struct reader {
 
 static int get(struct reader *r, void *data, size_t size)
 {
-    if (r->in->size - r->at < size)
-        return error_set(r->err, ERROR_INPUT,
-                         "saved state of '%s' ends too early: the file is truncated", r->section);
+    if (r->in->size - r->at < size) {
+        error_set(r->err, ERROR_INPUT, "saved state of '%s' ends too early: the file is truncated",
+                  r->section);
+        return -1;
+    }
     memcpy(data, r->in->data + r->at, size);
     r->at += size;
     return 0;
@@ -129,9 +132,10 @@ static int load_field(void *ctx, const char *path, uint8_t *data, const struct s
     if (get(r, &elem, 4) || get(r, &count, 4))
         return -1;
     if (elem != f->elem || count != f->size / f->elem)
-        return error_set(r->err, ERROR_INPUT,
-                         "saved state of '%s': field '%s' has %u elements of %u bytes, not %u of %u",
-                         r->section, path, count, elem, f->size / f->elem, f->elem);
+        return error_set(
+            r->err, ERROR_INPUT,
+            "saved state of '%s': field '%s' has %u elements of %u bytes, not %u of %u", r->section,
+            path, count, elem, f->size / f->elem, f->elem);
     if (get(r, data, f->size))
         return -1;
     for (uint32_t i = 0; f->is_bool && i < f->size; i++)

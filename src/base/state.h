@@ -22,7 +22,12 @@
 #include "base/error.h"
 #include "base/types.h"
 
-enum state_kind { STATE_KIND_END, STATE_KIND_SCALAR, STATE_KIND_STRUCT, STATE_KIND_TRANSIENT };
+enum state_kind {
+    STATE_KIND_END,
+    STATE_KIND_SCALAR,
+    STATE_KIND_STRUCT,
+    STATE_KIND_TRANSIENT
+};
 
 struct state_field {
     const char *name;
@@ -46,11 +51,11 @@ struct state_desc {
     void (*pre_save)(void *object);
 };
 
-#define STATE_COMMON_(T, f, k, E, s)                                                               \
-    {                                                                                              \
-        .name = #f, .kind = (k), .offset = offsetof(T, f), .size = sizeof(((T *)0)->f),            \
-        .elem = sizeof(E), .align = _Alignof(__typeof__(((T *)0)->f)),                             \
-        .is_bool = __builtin_types_compatible_p(E, bool), .sub = (s)                               \
+#define STATE_COMMON_(T, f, k, E, s)                                                    \
+    {                                                                                   \
+        .name = #f, .kind = (k), .offset = offsetof(T, f), .size = sizeof(((T *)0)->f), \
+        .elem = sizeof(E), .align = _Alignof(__typeof__(((T *)0)->f)),                  \
+        .is_bool = __builtin_types_compatible_p(E, bool), .sub = (s)                    \
     }
 // A scalar of 1, 2, 4 or 8 bytes.
 #define STATE_FIELD(T, f) STATE_COMMON_(T, f, STATE_KIND_SCALAR, __typeof__(((T *)0)->f), NULL)
@@ -60,9 +65,9 @@ struct state_desc {
 #define STATE_STRUCT(T, f, E, sub) STATE_COMMON_(T, f, STATE_KIND_STRUCT, E, sub)
 // Not saved.
 #define STATE_TRANSIENT(T, f) STATE_COMMON_(T, f, STATE_KIND_TRANSIENT, char, NULL)
-#define STATE_END                                                                                  \
-    {                                                                                              \
-        .kind = STATE_KIND_END                                                                     \
+#define STATE_END              \
+    {                          \
+        .kind = STATE_KIND_END \
     }
 
 struct state_buffer {

@@ -6,14 +6,14 @@
 
 // Exit statuses (docs/cli.md). 128+N: ended by signal N.
 enum cli_status {
-    CLI_OK = 0,            // the guest powered off; the verb succeeded
-    CLI_FAILED = 1,        // the host refused something, or the engine failed
-    CLI_USAGE = 2,         // bad usage
-    CLI_INPUT = 3,         // a file cannot be used
-    CLI_TIMEOUT = 4,       // --timeout passed
-    CLI_RESET = 5,         // the guest reset, with --no-reboot
-    CLI_TRIPLE_FAULT = 6,  // the guest triple-faulted, with --no-reboot
-    CLI_QUIT = 7,          // the user left with Ctrl-a x
+    CLI_OK = 0,           // the guest powered off; the verb succeeded
+    CLI_FAILED = 1,       // the host refused something, or the engine failed
+    CLI_USAGE = 2,        // bad usage
+    CLI_INPUT = 3,        // a file cannot be used
+    CLI_TIMEOUT = 4,      // --timeout passed
+    CLI_RESET = 5,        // the guest reset, with --no-reboot
+    CLI_TRIPLE_FAULT = 6, // the guest triple-faulted, with --no-reboot
+    CLI_QUIT = 7,         // the user left with Ctrl-a x
 };
 
 struct cli_verb {

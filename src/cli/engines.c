@@ -16,7 +16,8 @@ int cli_engines(int argc, char **argv)
 
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--json") != 0) {
-            fprintf(stderr, "croft engines: unknown option '%s'; see croft help engines\n", argv[i]);
+            fprintf(stderr, "croft engines: unknown option '%s'; see croft help engines\n",
+                    argv[i]);
             return CLI_USAGE;
         }
         json = true;
@@ -29,10 +30,10 @@ int cli_engines(int argc, char **argv)
         bool automatic = usable && !chosen;
         chosen |= usable;
         if (json)
-            json_array_append_new(list, json_pack("{s:s, s:b, s:b, s:s, s:s}", "name",
-                                                  engines[i]->name, "usable", usable, "auto",
-                                                  automatic, "why", why, "summary",
-                                                  engines[i]->summary));
+            json_array_append_new(list,
+                                  json_pack("{s:s, s:b, s:b, s:s, s:s}", "name", engines[i]->name,
+                                            "usable", usable, "auto", automatic, "why", why,
+                                            "summary", engines[i]->summary));
         else
             printf("%-8s %-4s %s%s\n         %s\n", engines[i]->name, usable ? "yes" : "no",
                    engines[i]->summary, automatic ? " (auto)" : "", why);

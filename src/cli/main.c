@@ -10,8 +10,8 @@ const struct cli_verb cli_verbs[] = {
     {"run", "boot a guest and stay with it until it ends", cli_run_help, cli_run},
     {"engines", "list the CPU engines and whether this host can use them", cli_engines_help,
      cli_engines},
-    {"version", "print the version",
-     "usage: croft version\n\nPrints Croft's version and exits.\n", cli_version},
+    {"version", "print the version", "usage: croft version\n\nPrints Croft's version and exits.\n",
+     cli_version},
     {"help", "explain a verb", "usage: croft help [VERB]\n\nExplains a verb, or lists them all.\n",
      cli_help},
     {0}};

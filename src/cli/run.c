@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `croft run`: options to a machine configuration, the machine's end to an exit status.
-#include "cli/cli.h"
 #include "base/log.h"
+#include "cli/cli.h"
 #include "machine/layout.h"
 #include "machine/machine.h"
 #include <errno.h>
@@ -37,24 +37,36 @@ const char cli_run_help[] =
     "  3  a file cannot be used              7  the user left with Ctrl-a x\n"
     "  128+N  ended by signal N\n";
 
-enum { OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_CPUS, OPT_CPU, OPT_ENGINE,
-       OPT_SERIAL, OPT_NAME, OPT_TIMEOUT, OPT_NO_REBOOT, OPT_STATS, OPT_VERBOSE };
+enum {
+    OPT_KERNEL = 256,
+    OPT_INITRD,
+    OPT_APPEND,
+    OPT_MEMORY,
+    OPT_CPUS,
+    OPT_CPU,
+    OPT_ENGINE,
+    OPT_SERIAL,
+    OPT_NAME,
+    OPT_TIMEOUT,
+    OPT_NO_REBOOT,
+    OPT_STATS,
+    OPT_VERBOSE
+};
 
-static const struct option options[] = {
-    {"kernel", required_argument, NULL, OPT_KERNEL},
-    {"initrd", required_argument, NULL, OPT_INITRD},
-    {"append", required_argument, NULL, OPT_APPEND},
-    {"memory", required_argument, NULL, OPT_MEMORY},
-    {"cpus", required_argument, NULL, OPT_CPUS},
-    {"cpu", required_argument, NULL, OPT_CPU},
-    {"engine", required_argument, NULL, OPT_ENGINE},
-    {"serial", required_argument, NULL, OPT_SERIAL},
-    {"name", required_argument, NULL, OPT_NAME},
-    {"timeout", required_argument, NULL, OPT_TIMEOUT},
-    {"no-reboot", no_argument, NULL, OPT_NO_REBOOT},
-    {"stats", optional_argument, NULL, OPT_STATS},
-    {"verbose", no_argument, NULL, OPT_VERBOSE},
-    {0}};
+static const struct option options[] = {{"kernel", required_argument, NULL, OPT_KERNEL},
+                                        {"initrd", required_argument, NULL, OPT_INITRD},
+                                        {"append", required_argument, NULL, OPT_APPEND},
+                                        {"memory", required_argument, NULL, OPT_MEMORY},
+                                        {"cpus", required_argument, NULL, OPT_CPUS},
+                                        {"cpu", required_argument, NULL, OPT_CPU},
+                                        {"engine", required_argument, NULL, OPT_ENGINE},
+                                        {"serial", required_argument, NULL, OPT_SERIAL},
+                                        {"name", required_argument, NULL, OPT_NAME},
+                                        {"timeout", required_argument, NULL, OPT_TIMEOUT},
+                                        {"no-reboot", no_argument, NULL, OPT_NO_REBOOT},
+                                        {"stats", optional_argument, NULL, OPT_STATS},
+                                        {"verbose", no_argument, NULL, OPT_VERBOSE},
+                                        {0}};
 
 // A whole number in [min, max]; anything else is an error that says the range.
 static int parse_number(const char *text, const char *flag, uint64_t min, uint64_t max,
@@ -64,8 +76,8 @@ static int parse_number(const char *text, const char *flag, uint64_t min, uint64
     errno = 0;
     *value = strtoull(text, &end, 10);
     if (errno || end == text || *end || *text == '-' || *value < min || *value > max)
-        return error_set(err, ERROR_USAGE, "%s '%s': a whole number from %llu to %llu is needed", flag,
-                         text, (unsigned long long)min, (unsigned long long)max);
+        return error_set(err, ERROR_USAGE, "%s '%s': a whole number from %llu to %llu is needed",
+                         flag, text, (unsigned long long)min, (unsigned long long)max);
     return 0;
 }
 
@@ -90,8 +102,8 @@ static int parse_size(const char *text, uint64_t *bytes, struct error *err)
         return error_set(err, ERROR_USAGE, "--memory '%s': use a size such as 512M or 4G", text);
     *bytes = n << shift;
     if (*bytes < MACHINE_MEMORY_MIN || *bytes > MACHINE_MEMORY_MAX || *bytes & PAGE_OFFSET_MASK)
-        return error_set(err, ERROR_USAGE,
-                         "--memory '%s': from 2M to 1024G, in whole pages of 4K", text);
+        return error_set(err, ERROR_USAGE, "--memory '%s': from 2M to 1024G, in whole pages of 4K",
+                         text);
     return 0;
 }
 
@@ -109,39 +121,40 @@ static int parse_options(int argc, char **argv, struct run_options *run, struct 
     opterr = 0;
     optind = 1;
     while ((c = getopt_long(argc, argv, ":", options, NULL)) != -1) {
+        const char *value = optarg ? optarg : "";
         switch (c) {
         case OPT_KERNEL:
-            m->kernel = optarg;
+            m->kernel = value;
             break;
         case OPT_INITRD:
-            m->initrd = optarg;
+            m->initrd = value;
             break;
         case OPT_APPEND:
-            m->append = optarg;
+            m->append = value;
             break;
         case OPT_MEMORY:
-            if (parse_size(optarg, &m->memory, err))
+            if (parse_size(value, &m->memory, err))
                 return -1;
             break;
         case OPT_CPUS:
-            if (parse_number(optarg, "--cpus", 1, MACHINE_CPUS_MAX, &n, err))
+            if (parse_number(value, "--cpus", 1, MACHINE_CPUS_MAX, &n, err))
                 return -1;
             m->cpus = (unsigned)n;
             break;
         case OPT_CPU:
-            m->cpu = optarg;
+            m->cpu = value;
             break;
         case OPT_ENGINE:
-            m->engine = optarg;
+            m->engine = value;
             break;
         case OPT_SERIAL:
-            m->serial = optarg;
+            m->serial = value;
             break;
         case OPT_NAME:
-            m->name = optarg;
+            m->name = value;
             break;
         case OPT_TIMEOUT:
-            if (parse_number(optarg, "--timeout", 1, 1000000000, &n, err))
+            if (parse_number(value, "--timeout", 1, 1000000000, &n, err))
                 return -1;
             m->timeout = (unsigned)n;
             break;
@@ -149,9 +162,9 @@ static int parse_options(int argc, char **argv, struct run_options *run, struct 
             m->no_reboot = true;
             break;
         case OPT_STATS:
-            if (optarg && strcmp(optarg, "json") != 0)
-                return error_set(err, ERROR_USAGE, "--stats='%s' is unknown; use --stats or --stats=json",
-                                 optarg);
+            if (optarg && strcmp(value, "json") != 0)
+                return error_set(err, ERROR_USAGE,
+                                 "--stats='%s' is unknown; use --stats or --stats=json", value);
             run->stats = true;
             run->stats_json = optarg != NULL;
             break;
@@ -170,8 +183,9 @@ static int parse_options(int argc, char **argv, struct run_options *run, struct 
         return error_set(err, ERROR_USAGE, "unexpected argument '%s'; see croft help run",
                          argv[optind]);
     if (!m->kernel)
-        return error_set(err, ERROR_USAGE,
-                         "--kernel FILE is needed: a Linux bzImage, or an ELF file with a PVH entry");
+        return error_set(
+            err, ERROR_USAGE,
+            "--kernel FILE is needed: a Linux bzImage, or an ELF file with a PVH entry");
     return 0;
 }
 

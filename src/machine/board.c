@@ -182,12 +182,13 @@ static int create_interrupt_controllers(struct machine *machine, struct error *e
     struct board *board = &machine->board;
     struct io_region region[PIC_REGIONS];
 
-    board->lapic_bus = lapic_bus_create(&(struct lapic_bus_config){.cpu_count = machine->config.cpus,
-                                                                   .timers = &machine->timers,
-                                                                   .tsc_hz = MACHINE_TSC_HZ,
-                                                                   .ops = lapic_ops,
-                                                                   .opaque = machine},
-                                        err);
+    board->lapic_bus =
+        lapic_bus_create(&(struct lapic_bus_config){.cpu_count = machine->config.cpus,
+                                                    .timers = &machine->timers,
+                                                    .tsc_hz = MACHINE_TSC_HZ,
+                                                    .ops = lapic_ops,
+                                                    .opaque = machine},
+                         err);
     if (!board->lapic_bus)
         return -1;
     lapic_bus_region(board->lapic_bus, region);
@@ -202,8 +203,8 @@ static int create_interrupt_controllers(struct machine *machine, struct error *e
     if (add_regions(machine, region, PIC_REGIONS, false, err))
         return -1;
 
-    board->ioapic = ioapic_create(
-        &(struct ioapic_config){.bus = board->lapic_bus, .id = BOARD_IOAPIC_ID}, err);
+    board->ioapic =
+        ioapic_create(&(struct ioapic_config){.bus = board->lapic_bus, .id = BOARD_IOAPIC_ID}, err);
     if (!board->ioapic)
         return -1;
     ioapic_region(board->ioapic, region);
@@ -225,22 +226,22 @@ static int create_timers(struct machine *machine, struct error *err)
     if (add_regions(machine, region, PIT_REGIONS, false, err))
         return -1;
 
-    board->hpet = hpet_create(
-        &(struct hpet_config){.timers = &machine->timers,
-                              .route = {.set = isa_irq, .opaque = machine},
-                              .legacy = {isa_line(machine, 0), isa_line(machine, 8)},
-                              .legacy_changed = hpet_legacy_changed,
-                              .opaque = machine},
-        err);
+    board->hpet =
+        hpet_create(&(struct hpet_config){.timers = &machine->timers,
+                                          .route = {.set = isa_irq, .opaque = machine},
+                                          .legacy = {isa_line(machine, 0), isa_line(machine, 8)},
+                                          .legacy_changed = hpet_legacy_changed,
+                                          .opaque = machine},
+                    err);
     if (!board->hpet)
         return -1;
     hpet_region(board->hpet, region);
     if (add_regions(machine, region, 1, true, err))
         return -1;
 
-    rtc_init(&board->rtc,
-             &(struct rtc_config){.timers = &machine->timers,
-                                  .irq = {.set = legacy_timer_irq, .opaque = machine, .number = 8}});
+    rtc_init(&board->rtc, &(struct rtc_config){
+                              .timers = &machine->timers,
+                              .irq = {.set = legacy_timer_irq, .opaque = machine, .number = 8}});
     rtc_region(&board->rtc, region);
     return add_regions(machine, region, 1, false, err);
 }
@@ -279,7 +280,8 @@ static int create_pci(struct machine *machine, struct error *err)
     for (int i = 0; i < PIIX_ISA_IRQS; i++)
         piix.isa[i] = isa_line(machine, i);
     acpi_pm_region(&board->acpi_pm, BOARD_PM_BASE, &piix.pm);
-    return add_regions(machine, &region, 1, false, err) || piix_init(&board->piix, &board->pci, &piix, err)
+    return add_regions(machine, &region, 1, false, err) ||
+                   piix_init(&board->piix, &board->pci, &piix, err)
                ? -1
                : 0;
 }
@@ -302,13 +304,12 @@ static int create_i8042(struct machine *machine, struct error *err)
 {
     struct io_region region[2];
 
-    i8042_init(&machine->board.i8042,
-               &(struct i8042_config){.irq_keyboard = isa_line(machine, 1),
-                                      .irq_mouse = isa_line(machine, 12),
-                                      .set_a20 = set_a20,
-                                      .a20 = get_a20,
-                                      .reset = guest_reset,
-                                      .opaque = machine});
+    i8042_init(&machine->board.i8042, &(struct i8042_config){.irq_keyboard = isa_line(machine, 1),
+                                                             .irq_mouse = isa_line(machine, 12),
+                                                             .set_a20 = set_a20,
+                                                             .a20 = get_a20,
+                                                             .reset = guest_reset,
+                                                             .opaque = machine});
     i8042_regions(&machine->board.i8042, &region[0], &region[1]);
     return add_regions(machine, region, 2, false, err);
 }
@@ -437,7 +438,8 @@ static void acpi_tables(struct machine *machine)
                                .reset_port = MISC_RESET_PORT,
                                .reset_value = MISC_RESET_VALUE,
                                .hpet_base = LAYOUT_HPET,
-                               .hpet_id = (uint32_t)memory_mmio_read(machine->memory, LAYOUT_HPET, 4),
+                               .hpet_id =
+                                   (uint32_t)memory_mmio_read(machine->memory, LAYOUT_HPET, 4),
                                .serial_ports = 1,
                                .i8042 = true,
                                .pci = true,

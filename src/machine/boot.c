@@ -65,7 +65,8 @@ unsigned boot_e820_map(uint64_t memory_size, struct boot_e820 map[BOOT_E820_MAX]
 
     map[n++] = (struct boot_e820){0, LAYOUT_EBDA, BOOT_E820_RAM};
     map[n++] = (struct boot_e820){LAYOUT_EBDA, LAYOUT_LOW_END - LAYOUT_EBDA, BOOT_E820_RESERVED};
-    map[n++] = (struct boot_e820){LAYOUT_TABLES, LAYOUT_HIGH_RAM - LAYOUT_TABLES, BOOT_E820_RESERVED};
+    map[n++] =
+        (struct boot_e820){LAYOUT_TABLES, LAYOUT_HIGH_RAM - LAYOUT_TABLES, BOOT_E820_RESERVED};
     map[n++] = (struct boot_e820){LAYOUT_HIGH_RAM, below - LAYOUT_HIGH_RAM, BOOT_E820_RAM};
     if (memory_size > below)
         map[n++] = (struct boot_e820){LAYOUT_4G, memory_size - below, BOOT_E820_RAM};

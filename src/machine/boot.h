@@ -9,14 +9,17 @@
 #include "x86/state.h"
 
 struct boot_config {
-    const char *kernel;  // path
-    const char *initrd;  // path or NULL
-    const char *cmdline; // never NULL
+    const char *kernel;   // path
+    const char *initrd;   // path or NULL
+    const char *cmdline;  // never NULL
     uint64_t memory_size; // bytes of RAM as configured
     gpa_t rsdp;           // where the ACPI root pointer lies, 0 for none
 };
 
-enum boot_entry_mode { BOOT_ENTRY_PM32, BOOT_ENTRY_LONG64 };
+enum boot_entry_mode {
+    BOOT_ENTRY_PM32,
+    BOOT_ENTRY_LONG64
+};
 
 struct boot_entry {
     enum boot_entry_mode mode;

@@ -71,8 +71,8 @@ void boot_memory_types(struct x86_cpu *cpu)
 
     for (unsigned i = 0; i < ARRAY_SIZE(cpu->mtrr_fixed); i++)
         cpu->mtrr_fixed[i] = write_back;
-    cpu->mtrr_fixed[2] = 0;  // a0000-bffff, the VGA window: uncached
-    cpu->mtrr_def = 0xc06;   // enabled, fixed ranges too; write-back elsewhere
+    cpu->mtrr_fixed[2] = 0; // a0000-bffff, the VGA window: uncached
+    cpu->mtrr_def = 0xc06;  // enabled, fixed ranges too; write-back elsewhere
     // The hole below 4 GiB, where devices are: c0000000-ffffffff uncached.
     cpu->mtrr_base[0] = LAYOUT_PCI32;
     cpu->mtrr_mask[0] =

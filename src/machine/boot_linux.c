@@ -86,7 +86,8 @@ int boot_linux_load(struct memory *memory, const struct boot_config *config,
         return error_set(err, ERROR_INPUT,
                          "kernel '%s' is truncated: setup_sects says %llu bytes of setup code, the "
                          "file has %llu",
-                         file->path, (unsigned long long)setup_size, (unsigned long long)file->size);
+                         file->path, (unsigned long long)setup_size,
+                         (unsigned long long)file->size);
     uint64_t image_size = field(file, HDR_SYSSIZE, 4) * 16;
     if (image_size > file->size - setup_size + 15)
         return error_set(err, ERROR_INPUT,
@@ -113,11 +114,12 @@ int boot_linux_load(struct memory *memory, const struct boot_config *config,
     }
     uint64_t top = config->memory_size < LAYOUT_PCI32 ? config->memory_size : LAYOUT_PCI32;
     if (init_size > INIT_SIZE_MAX || load + init_size > top)
-        return error_set(err, ERROR_INPUT,
-                         "kernel '%s' needs %llu MiB of memory to start, the VM has %llu MiB; use a "
-                         "larger --memory",
-                         file->path, (unsigned long long)((load + init_size) >> 20) + 1,
-                         (unsigned long long)(config->memory_size >> 20));
+        return error_set(
+            err, ERROR_INPUT,
+            "kernel '%s' needs %llu MiB of memory to start, the VM has %llu MiB; use a "
+            "larger --memory",
+            file->path, (unsigned long long)((load + init_size) >> 20) + 1,
+            (unsigned long long)(config->memory_size >> 20));
 
     uint64_t cmdline_max = field(file, HDR_CMDLINE_SIZE, 4);
     if (boot_load_cmdline(memory, config, cmdline_max ? cmdline_max : 255, err))

@@ -46,7 +46,8 @@ static bool segment_get(const struct boot_file *file, unsigned i, struct segment
         Elf64_Phdr ph;
         memcpy(&eh, file->data, sizeof(eh));
         uint64_t at = eh.e_phoff + (uint64_t)i * eh.e_phentsize;
-        if (eh.e_phentsize < sizeof(ph) || eh.e_phoff > file->size || !range_ok(file, at, sizeof(ph)))
+        if (eh.e_phentsize < sizeof(ph) || eh.e_phoff > file->size ||
+            !range_ok(file, at, sizeof(ph)))
             return false;
         memcpy(&ph, file->data + at, sizeof(ph));
         *out = (struct segment){ph.p_type,   ph.p_offset, ph.p_paddr,

@@ -87,11 +87,11 @@ struct machine {
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    enum machine_end end;  // under lock
-    bool pause;            // under lock: vCPUs are to park
-    unsigned parked;       // under lock
-    bool reset_pending;    // under lock
-    const char *error;     // under lock: MACHINE_ERROR's cause
+    enum machine_end end; // under lock
+    bool pause;           // under lock: vCPUs are to park
+    unsigned parked;      // under lock
+    bool reset_pending;   // under lock
+    const char *error;    // under lock: MACHINE_ERROR's cause
 };
 
 // board.c

@@ -27,8 +27,8 @@
 
 // Where direct boots put what a firmware would have prepared.
 #define LAYOUT_BOOT_GDT UINT64_C(0x500)
-#define LAYOUT_BOOT_PARAMS UINT64_C(0x7000)    // Linux zero page, or PVH start info
-#define LAYOUT_BOOT_TABLES UINT64_C(0x9000)    // page tables: PML4, PDPT, 4 page directories
+#define LAYOUT_BOOT_PARAMS UINT64_C(0x7000) // Linux zero page, or PVH start info
+#define LAYOUT_BOOT_TABLES UINT64_C(0x9000) // page tables: PML4, PDPT, 4 page directories
 #define LAYOUT_BOOT_STACK UINT64_C(0x8ff0)
 #define LAYOUT_BOOT_CMDLINE UINT64_C(0x20000)
 #define LAYOUT_BOOT_CMDLINE_MAX UINT64_C(0x10000)

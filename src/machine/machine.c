@@ -212,8 +212,7 @@ static int machine_build(struct machine *machine, struct error *err)
     clock_real_init(&machine->clock);
     clock_real_stop(&machine->clock); // until the first instruction
     timer_queue_init(&machine->timers, &machine->clock.clock);
-    machine->loop =
-        loop_create(&machine->timers, board_lock, board_unlock, machine->memory, err);
+    machine->loop = loop_create(&machine->timers, board_lock, board_unlock, machine->memory, err);
     if (!machine->loop)
         return -1;
     pv_init(&machine->pv, machine->memory, &machine->clock.clock);
@@ -334,9 +333,10 @@ void machine_print_stats(struct machine *machine, FILE *out, bool json)
                                     json_integer((json_int_t)counter[i][k].value));
             json_array_append_new(cpus, one);
         }
-        json_t *root = json_pack("{s:s, s:s, s:s, s:I, s:o}", "name", machine->config.name, "engine",
-                                 machine->engine_ops->name, "cpu", machine->model.name, "clock_ns",
-                                 (json_int_t)clock_now(&machine->clock.clock), "vcpus", cpus);
+        json_t *root =
+            json_pack("{s:s, s:s, s:s, s:I, s:o}", "name", machine->config.name, "engine",
+                      machine->engine_ops->name, "cpu", machine->model.name, "clock_ns",
+                      (json_int_t)clock_now(&machine->clock.clock), "vcpus", cpus);
         json_dumpf(root, out, JSON_INDENT(2));
         fputc('\n', out);
         json_decref(root);

@@ -7,17 +7,17 @@
 #include <stdio.h>
 
 struct machine_config {
-    const char *name;        // shown in messages
-    const char *engine;      // "auto" or an engine's name
-    const char *cpu;         // model string, see x86_cpu_model_parse()
-    uint64_t memory;         // bytes of RAM
-    unsigned cpus;           // 1..MACHINE_CPUS_MAX
-    const char *kernel;      // required
-    const char *initrd;      // or NULL
-    const char *append;      // or NULL
-    const char *serial;      // see console_open()
-    bool no_reboot;          // a reset ends the run
-    unsigned timeout;        // seconds of host time, 0: none
+    const char *name;   // shown in messages
+    const char *engine; // "auto" or an engine's name
+    const char *cpu;    // model string, see x86_cpu_model_parse()
+    uint64_t memory;    // bytes of RAM
+    unsigned cpus;      // 1..MACHINE_CPUS_MAX
+    const char *kernel; // required
+    const char *initrd; // or NULL
+    const char *append; // or NULL
+    const char *serial; // see console_open()
+    bool no_reboot;     // a reset ends the run
+    unsigned timeout;   // seconds of host time, 0: none
 };
 
 // Why a run ended.
@@ -27,9 +27,9 @@ enum machine_end {
     MACHINE_RESET,        // the guest reset the machine, with no_reboot
     MACHINE_TRIPLE_FAULT, // with no_reboot
     MACHINE_TIMEOUT,
-    MACHINE_QUIT,         // the user asked (Ctrl-a x)
-    MACHINE_SIGNAL,       // SIGTERM, SIGINT or SIGHUP
-    MACHINE_ERROR,        // the engine or the host failed
+    MACHINE_QUIT,   // the user asked (Ctrl-a x)
+    MACHINE_SIGNAL, // SIGTERM, SIGINT or SIGHUP
+    MACHINE_ERROR,  // the engine or the host failed
 };
 
 struct machine;

@@ -196,8 +196,8 @@ int vcpu_start(struct vcpu *vcpu, struct error *err)
 {
     int result = pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
     if (result)
-        return error_set(err, ERROR_HOST, "cannot start the thread of processor %u: %s", vcpu->index,
-                         strerror(result));
+        return error_set(err, ERROR_HOST, "cannot start the thread of processor %u: %s",
+                         vcpu->index, strerror(result));
     vcpu->thread_started = true;
     return 0;
 }

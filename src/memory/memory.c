@@ -81,8 +81,8 @@ static void notify_changed(struct memory *memory, gpa_t gpa, uint64_t size)
 
 // --- RAM and ROM -------------------------------------------------------------------------------------
 
-static struct ram_block *add_block(struct memory *memory, const char *name, gpa_t gpa, uint64_t size,
-                                   bool rom, struct error *err)
+static struct ram_block *add_block(struct memory *memory, const char *name, gpa_t gpa,
+                                   uint64_t size, bool rom, struct error *err)
 {
     size_t at = 0;
 
@@ -103,10 +103,11 @@ static struct ram_block *add_block(struct memory *memory, const char *name, gpa_
         if (b->gpa < gpa)
             at = i + 1;
     }
-    uint8_t *host =
-        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *host = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (host == MAP_FAILED) {
-        error_set(err, ERROR_HOST, "cannot map %llu MiB of guest memory: %s; use a smaller --memory",
+        error_set(err, ERROR_HOST,
+                  "cannot map %llu MiB of guest memory: %s; use a smaller --memory",
                   (unsigned long long)(size >> 20), strerror(errno));
         return NULL;
     }

@@ -51,8 +51,8 @@ struct memory_listener {
 };
 
 struct memory_page {
-    uint8_t *host;           // host address of the page's first byte
-    _Atomic uint8_t *flags;  // its PAGE_FLAG_ byte
+    uint8_t *host;          // host address of the page's first byte
+    _Atomic uint8_t *flags; // its PAGE_FLAG_ byte
 };
 
 struct memory;

@@ -154,7 +154,7 @@ static void a20_wraps_at_one_mebibyte(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ranges_do_not_overlap),   cmocka_unit_test(wide_accesses_are_split),
+        cmocka_unit_test(ranges_do_not_overlap),     cmocka_unit_test(wide_accesses_are_split),
         cmocka_unit_test(copies_are_all_or_nothing), cmocka_unit_test(stores_to_code_are_reported),
         cmocka_unit_test(a20_wraps_at_one_mebibyte),
     };
