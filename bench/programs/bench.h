@@ -10,9 +10,9 @@
 
 struct program {
     const char *name;
-    int (*usable)(void);        // NULL: always
-    void (*prepare)(void);      // not timed; may be NULL
-    uint64_t (*unit)(void);     // one unit of work; its value keeps the work from being optimised away
+    int (*usable)(void);    // NULL: always
+    void (*prepare)(void);  // not timed; may be NULL
+    uint64_t (*unit)(void); // one unit of work; its value keeps the work from being optimised away
 };
 
 extern const struct program program_sort, program_sieve, program_crc, program_fib, program_chase,

@@ -2,8 +2,7 @@
 // Fibonacci numbers the recursive way: calls, returns and the stack.
 #include "bench.h"
 
-__attribute__((noinline, noclone, optimize("no-optimize-sibling-calls"))) static uint64_t
-fib(unsigned n)
+__attribute__((noinline)) static uint64_t fib(unsigned n)
 {
     __asm__ volatile(""); // keeps the calls from being unrolled into one another
     return n < 2 ? n : fib(n - 1) + fib(n - 2);
