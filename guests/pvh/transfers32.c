@@ -47,10 +47,11 @@ static u32 random_sel(void)
     if (one_in(4))
         return good[rnd() % sizeof(good)];
     if (one_in(10))
-        return (rnd() & 7) * 8 + 4 + (rnd() & 3);
+        return 4 | (rnd() & 0x3b);
     if (one_in(40))
         return 0x800 + (rnd() & 0xff);
-    return (RANDOM_FIRST + rnd() % RANDOM) * 8 + (one_in(2) ? 0 : rnd() & 3);
+    u32 rpl = one_in(2) ? 0 : rnd() & 3;
+    return (RANDOM_FIRST + rnd() % RANDOM) * 8 + rpl;
 }
 static u32 random_offset(void)
 {
@@ -160,9 +161,9 @@ static void build_tables(void)
             IDT[i] = random_desc();
         } else {
             u32 sel = one_in(3) ? random_sel() : CODE0, off = random_offset();
-            u32 type = (one_in(3) ? 6 : 14) | (rnd() & 1);
+            u32 trap = rnd() & 1, type = one_in(3) ? 6 : 14;
             u32 dpl = one_in(3) ? 0 : 0x60, p = one_in(10) ? 0 : 0x80;
-            IDT[i] = gate(sel, off, type | dpl | p, 0);
+            IDT[i] = gate(sel, off, type | trap | dpl | p, 0);
         }
     }
 }
