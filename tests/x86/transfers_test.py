@@ -6,7 +6,9 @@ against transfers.json: one digest for each guest, vendor and hundred tests.
 The recorded lines were compared with Bochs 2.7's (corei7_haswell_4770, ryzen), line by line. Where the two
 differ, manuals and measurements on an AMD Zen 4 decide for the recorded ones:
   - IRET of any operand size in 64-bit mode pops SS:RSP (measured); Bochs only with REX.W.
-  - RIP bits 63:32 count when IRETQ or RETFQ goes to compatibility mode: #GP (measured); Bochs drops them.
+  - RIP bits 63:32 count when IRETQ or RETFQ goes to compatibility mode: #GP (measured; a far JMP or CALL with
+    64-bit offset alike); Bochs drops them.
+  - LAR of a call gate does not look at the upper half's type (open: not in the manuals); Bochs does.
   - SYSCALL and SYSRET trap by the TF they leave behind; Bochs by the one they found.
   - SYSRET clears RF (SDM); Bochs loads it.
   - A null SS with an RPL other than the new CPL is #GP for IRET (SDM); Bochs takes it.
