@@ -5,8 +5,7 @@
 // Rules to keep:
 //  - A model never offers an instruction that the host would have to execute and cannot.
 //  - Features are closed under `needs`: adding one adds what it needs, removing one removes what
-//  needs
-//    it.
+//    needs it.
 #include "x86/cpuid.h"
 
 #include <stdio.h>

@@ -237,7 +237,7 @@ static bool form_matches(const struct decoder *d, const struct x86_form *form)
         return false;
     if (form->w >= 0 && form->w != (insn->vex_w && (code64 || !form->w_is_size)))
         return false;
-    if (form->l >= 0 && form->l != insn->vex_l)
+    if (form->l >= 0 && (uint8_t)form->l != insn->vex_l)
         return false;
     if (form->rex_b >= 0 && (d->rex & REX_B) != form->rex_b)
         return false;

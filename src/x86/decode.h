@@ -6,9 +6,9 @@
 
 enum x86_decode_result {
     X86_DECODE_OK,
-    X86_DECODE_UD,        // #UD; insn->len holds the bytes looked at
-    X86_DECODE_MORE,      // `avail` bytes do not suffice (fewer than 15)
-    X86_DECODE_TOO_LONG,  // more than 15 bytes: #GP(0)
+    X86_DECODE_UD,       // #UD; insn->len holds the bytes looked at
+    X86_DECODE_MORE,     // `avail` bytes do not suffice (fewer than 15)
+    X86_DECODE_TOO_LONG, // more than 15 bytes: #GP(0)
 };
 
 struct x86_cpu_model;
@@ -22,7 +22,7 @@ enum x86_decode_result x86_decode(struct x86_insn *insn, const uint8_t *bytes, s
 struct x86_operand {
     enum x86_operand_kind kind;
     uint8_t size; // bytes
-    uint8_t reg;  // register number where it is one; 0..15 (vector too), byte registers as in insn.h
+    uint8_t reg; // register number where it is one; 0..15 (vector too), byte registers as in insn.h
     bool is_mem;
     uint64_t imm;
 };

@@ -5,8 +5,7 @@
 //
 // Rules to keep:
 //  - Delivery is all or nothing: every check and the whole stack frame come before the first
-//  change.
-//    Accessed bits are the exception, as they are in hardware.
+//    change. Accessed bits are the exception, as they are in hardware.
 //  - An error code's EXT bit is 1 unless INT n, INT3 or INTO is what is being delivered.
 //  - cpu->rip is the address to return to when x86_deliver() is called.
 #include "x86/descriptor.h"

@@ -54,8 +54,8 @@ ALWAYS_INLINE void x86_cc_logic(struct x86_cpu *cpu, unsigned bits, uint64_t res
 // Changes CF and OF, keeps the other four.
 ALWAYS_INLINE void x86_cc_set_cf_of(struct x86_cpu *cpu, bool cf, bool of)
 {
-    cpu->cc_aux = (cpu->cc_aux & ~(UINT64_C(3) << 62)) | ((uint64_t)cf << 63) |
-                  ((uint64_t)(cf ^ of) << 62);
+    cpu->cc_aux =
+        (cpu->cc_aux & ~(UINT64_C(3) << 62)) | ((uint64_t)cf << 63) | ((uint64_t)(cf ^ of) << 62);
 }
 
 // The six arithmetic flags at their places in RFLAGS.

@@ -9,10 +9,9 @@
 // Rules to keep:
 //  - Stub memory is mapped twice, writable and executable, never both.
 //  - Between its fixed prologue and epilogue a stub executes only the instruction built from the
-//  table.
+//    table.
 //  - A stub touches no stack, so the signal handler may leave it at any instruction by a plain jump
-//  to
-//    a `ret` with a trap code in RAX.
+//    to a `ret` with a trap code in RAX.
 #pragma once
 
 #include "base/error.h"
@@ -69,4 +68,5 @@ extern hostexec_x87_fn *_Atomic hostexec_x87_code[HOSTEXEC_X87_CODES];
 
 // Does the host execute what this feature promises? (Operating system support included.)
 bool hostexec_has(unsigned feature); // enum x86_feature
-size_t hostexec_code_used(void); // bytes of stubs built so far
+// Bytes of stubs built so far.
+size_t hostexec_code_used(void);

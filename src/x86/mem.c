@@ -5,8 +5,7 @@
 // Rules to keep:
 //  - Every byte's translation comes before the first byte's access: a fault leaves no half store.
 //  - An access inside one page of RAM is one host load or store of its size, so that naturally
-//  aligned
-//    accesses stay atomic for other processors.
+//    aligned accesses stay atomic for other processors.
 #include "x86/mem.h"
 
 #include "memory/memory.h"

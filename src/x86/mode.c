@@ -9,8 +9,8 @@
 //  - Segment loads and privilege changes are frequent: they take the narrow functions
 //    (descriptor.h), x86_mode_changed() is for control register writes, V86 entry and exit, and
 //    state loading.
-#include "x86/fpu.h"
 #include "x86/descriptor.h"
+#include "x86/fpu.h"
 
 static void seg_derive(struct x86_cpu *cpu, unsigned n)
 {

@@ -3,8 +3,7 @@
 //
 // Rules to keep:
 //  - Table entries are read once, whole, from host memory that other threads write. Memory that is
-//  not
-//    RAM reads as all-ones.
+//    not RAM reads as all-ones.
 //  - Not-present beats reserved bits of lower levels, both beat permissions.
 //  - The page tables that walks end at are cached until the next flush of any kind. A fault is never
 //    decided from the cache.

@@ -4,11 +4,9 @@
 //
 // Rules to keep:
 //  - Every table entry read and every final address passes physical() in paging.c: the A20 gate
-//  today,
-//    a second translation stage for guests that are hypervisors later.
+//    today, a second translation stage for guests that are hypervisors later.
 //  - A walk changes nothing (accessed, dirty) unless the access is permitted; then it sets the bits
-//  by
-//    compare-and-swap, since other processors and the guest's own stores race with it.
+//    by compare-and-swap, since other processors and the guest's own stores race with it.
 #pragma once
 
 #include "x86/mem.h"

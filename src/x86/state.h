@@ -14,11 +14,33 @@
 #include <stdatomic.h>
 
 enum x86_gpr {
-    X86_RAX, X86_RCX, X86_RDX, X86_RBX, X86_RSP, X86_RBP, X86_RSI, X86_RDI,
-    X86_R8, X86_R9, X86_R10, X86_R11, X86_R12, X86_R13, X86_R14, X86_R15,
+    X86_RAX,
+    X86_RCX,
+    X86_RDX,
+    X86_RBX,
+    X86_RSP,
+    X86_RBP,
+    X86_RSI,
+    X86_RDI,
+    X86_R8,
+    X86_R9,
+    X86_R10,
+    X86_R11,
+    X86_R12,
+    X86_R13,
+    X86_R14,
+    X86_R15,
 };
 
-enum x86_segreg { X86_ES, X86_CS, X86_SS, X86_DS, X86_FS, X86_GS, X86_SEG_COUNT };
+enum x86_segreg {
+    X86_ES,
+    X86_CS,
+    X86_SS,
+    X86_DS,
+    X86_FS,
+    X86_GS,
+    X86_SEG_COUNT
+};
 
 // RFLAGS (SDM vol. 1, 3.4.3)
 #define X86_FLAG_CF (1u << 0)
@@ -40,7 +62,7 @@ enum x86_segreg { X86_ES, X86_CS, X86_SS, X86_DS, X86_FS, X86_GS, X86_SEG_COUNT 
 #define X86_FLAG_VIF (1u << 19)
 #define X86_FLAG_VIP (1u << 20)
 #define X86_FLAG_ID (1u << 21)
-#define X86_FLAGS_ARITH                                                                            \
+#define X86_FLAGS_ARITH \
     (X86_FLAG_CF | X86_FLAG_PF | X86_FLAG_AF | X86_FLAG_ZF | X86_FLAG_SF | X86_FLAG_OF)
 
 // CR0, CR4, EFER (SDM vol. 3, 2.5; vol. 4 for EFER)
@@ -82,9 +104,24 @@ enum x86_segreg { X86_ES, X86_CS, X86_SS, X86_DS, X86_FS, X86_GS, X86_SEG_COUNT 
 
 // Vectors
 enum x86_vector {
-    X86_DE = 0, X86_DB = 1, X86_NMI = 2, X86_BP = 3, X86_OF = 4, X86_BR = 5, X86_UD = 6, X86_NM = 7,
-    X86_DF = 8, X86_TS = 10, X86_NP = 11, X86_SS_FAULT = 12, X86_GP = 13, X86_PF = 14, X86_MF = 16,
-    X86_AC = 17, X86_MC = 18, X86_XM = 19,
+    X86_DE = 0,
+    X86_DB = 1,
+    X86_NMI = 2,
+    X86_BP = 3,
+    X86_OF = 4,
+    X86_BR = 5,
+    X86_UD = 6,
+    X86_NM = 7,
+    X86_DF = 8,
+    X86_TS = 10,
+    X86_NP = 11,
+    X86_SS_FAULT = 12,
+    X86_GP = 13,
+    X86_PF = 14,
+    X86_MF = 16,
+    X86_AC = 17,
+    X86_MC = 18,
+    X86_XM = 19,
 };
 
 // A segment register with its hidden part. `attr` is the descriptor's access byte and flags in the
@@ -131,17 +168,21 @@ union x86_vec {
 
 // x87 state in physical register order (not rotated by TOP). MMX registers alias the significands.
 struct x86_x87 {
-    uint8_t reg[8][16]; // bytes 0..9: 80-bit value; 10..15 zero
+    uint8_t reg[8][16];     // bytes 0..9: 80-bit value; 10..15 zero
     uint16_t fcw, fsw, ftw; // ftw: full 2-bit tags as FSTENV stores them
     uint16_t fop;           // 11 bits
     uint64_t fip, fdp;
     uint16_t fcs, fds;
 };
 
-enum x86_code_size { X86_CODE16, X86_CODE32, X86_CODE64 };
+enum x86_code_size {
+    X86_CODE16,
+    X86_CODE32,
+    X86_CODE64
+};
 
 // Events another thread posts to a vCPU (cpu->events).
-#define X86_EVENT_INTR (1u << 0)  // the APIC has something to deliver
+#define X86_EVENT_INTR (1u << 0) // the APIC has something to deliver
 #define X86_EVENT_NMI (1u << 1)
 #define X86_EVENT_SMI (1u << 2)
 #define X86_EVENT_INIT (1u << 3)
@@ -149,10 +190,15 @@ enum x86_code_size { X86_CODE16, X86_CODE32, X86_CODE64 };
 #define X86_EVENT_EXIT (1u << 5)  // leave run() with EXIT_KICK
 #define X86_EVENT_FLUSH (1u << 6) // flush the TLB and every decoded block
 #define X86_EVENT_CODE (1u << 7)  // the engine's queue of invalidated code ranges is not empty
-#define X86_EVENT_TRAP (1u << 8)  // own thread: single-step or breakpoint trap pending (dr6_pending)
+#define X86_EVENT_TRAP (1u << 8) // own thread: single-step or breakpoint trap pending (dr6_pending)
 
 // Why the vCPU is not executing.
-enum x86_activity { X86_ACTIVE, X86_HALTED, X86_WAIT_SIPI, X86_SHUTDOWN };
+enum x86_activity {
+    X86_ACTIVE,
+    X86_HALTED,
+    X86_WAIT_SIPI,
+    X86_SHUTDOWN
+};
 
 // Interrupt shadow after STI and MOV SS/POP SS (SDM vol. 3, 6.8.3); lasts for one instruction.
 #define X86_SHADOW_STI 1
@@ -170,7 +216,7 @@ struct x86_cpu {
     uint64_t rip; // of the next instruction while one executes; see `insn_rip`
     // Lazy arithmetic flags: see flags.h.
     uint64_t cc_res, cc_aux;
-    uint64_t rflags; // everything but the arithmetic flags
+    uint64_t rflags;   // everything but the arithmetic flags
     uint64_t insn_rip; // address of the instruction that is executing: where a fault returns to
     struct x86_tlb *tlb;
     uint64_t lin_mask; // ~0 in 64-bit mode, else 0xffffffff
@@ -180,8 +226,8 @@ struct x86_cpu {
     uint8_t stack_size; // 2, 4 or 8: operand of implicit stack references
     bool long_mode;     // EFER.LMA
     uint8_t shadow;     // X86_SHADOW_ bits
-    bool stepping;      // RFLAGS.TF was set when this instruction started: see x86_single_step_done()
-    uint8_t activity;   // enum x86_activity
+    bool stepping;    // RFLAGS.TF was set when this instruction started: see x86_single_step_done()
+    uint8_t activity; // enum x86_activity
     _Atomic uint32_t events;
     uint64_t icount; // instructions retired
     // Where a software engine is inside a block of decoded code; not saved. While such a block runs,
@@ -226,8 +272,8 @@ struct x86_cpu {
         uint8_t vector;
         bool has_error;
         uint32_t error;
-        uint64_t cr2;     // for #PF
-    } fault;              // set by x86_raise
+        uint64_t cr2; // for #PF
+    } fault;          // set by x86_raise
     // What is being delivered: the vector of a hardware exception, X86_DELIVERING_BENIGN for anything else
     // (interrupts, INT n), -1 when nothing. A fault then may become #DF.
     int16_t delivering;
@@ -238,7 +284,7 @@ struct x86_cpu {
     const struct x86_platform *platform;
     const struct x86_cpu_model *model;
     struct interp *interp;
-    void *engine_vcpu; // identity of this vCPU for memory_page_stored()
+    void *engine_vcpu;    // identity of this vCPU for memory_page_stored()
     uint8_t fpu_resident; // X86_FPU_ bits: what lives in the host's registers (fpu.h)
 };
 

@@ -16,13 +16,13 @@ _Noreturn void x86_raise_error(struct x86_cpu *cpu, enum x86_vector vector, uint
 _Noreturn void x86_raise_pf(struct x86_cpu *cpu, gva_t lin, uint32_t error);
 
 enum x86_deliver_kind {
-    X86_DELIVER_EXTERNAL,  // external interrupt
+    X86_DELIVER_EXTERNAL, // external interrupt
     X86_DELIVER_NMI,
-    X86_DELIVER_FAULT,     // hardware exception, return address = insn_rip
-    X86_DELIVER_TRAP, // hardware exception, return address = rip (#DB trap)
-    X86_DELIVER_SOFT_INT,  // INT n: gate DPL checked, VME redirection in V86 mode
-    X86_DELIVER_SOFT_EXC,  // INT3, INTO: gate DPL checked
-    X86_DELIVER_ICEBP,     // INT1: #DB, gate DPL not checked
+    X86_DELIVER_FAULT,    // hardware exception, return address = insn_rip
+    X86_DELIVER_TRAP,     // hardware exception, return address = rip (#DB trap)
+    X86_DELIVER_SOFT_INT, // INT n: gate DPL checked, VME redirection in V86 mode
+    X86_DELIVER_SOFT_EXC, // INT3, INTO: gate DPL checked
+    X86_DELIVER_ICEBP,    // INT1: #DB, gate DPL not checked
 };
 // Delivers through the IVT or IDT in the current mode, with stack switch and error code. May raise
 // (a fault while delivering): the run loop then calls x86_fault_pending() as for any fault.
@@ -48,7 +48,9 @@ bool x86_events_deliver(struct x86_cpu *cpu);
 // Instructions that set shadow, or change RF or TF, do so for the next round. Delivering an event drops
 // `stepping` (INT n pends no single-step trap), SYSCALL sets it again from the masked RFLAGS. A string
 // instruction that stops between iterations to take an interrupt sets RF first (SDM vol. 3, 17.3.1.1).
-void x86_single_step_done(struct x86_cpu *cpu); // DR6.BS and X86_EVENT_TRAP unless MOV SS shadows them
+//
+// Sets DR6.BS and X86_EVENT_TRAP unless MOV SS shadows them.
+void x86_single_step_done(struct x86_cpu *cpu);
 
 // True when x86_events_deliver() may find something to do; false for an interrupt that IF or the shadow
 // holds back and for the engine's own bits. For loops that want to stay in their fast path.
@@ -83,7 +85,7 @@ static inline bool x86_canonical(uint64_t addr)
 }
 
 // --- segments and far transfers (segment.c, transfer.c, task.c) ---------------------------------------
-void x86_load_seg(struct x86_cpu *cpu, unsigned seg, uint16_t sel); // MOV/POP Sreg, LDS...; not CS
+void x86_load_seg(struct x86_cpu *cpu, unsigned seg, uint16_t sel);  // MOV/POP Sreg, LDS...; not CS
 void x86_load_real(struct x86_cpu *cpu, unsigned seg, uint16_t sel); // real/V86 semantics
 void x86_lldt(struct x86_cpu *cpu, uint16_t sel);
 void x86_ltr(struct x86_cpu *cpu, uint16_t sel);
@@ -102,10 +104,15 @@ void x86_sysret(struct x86_cpu *cpu, unsigned opsize);
 void x86_sysenter(struct x86_cpu *cpu);
 void x86_sysexit(struct x86_cpu *cpu, unsigned opsize);
 void x86_swapgs(struct x86_cpu *cpu);
-enum x86_task_reason { X86_TASK_JMP, X86_TASK_CALL, X86_TASK_IRET, X86_TASK_GATE };
+enum x86_task_reason {
+    X86_TASK_JMP,
+    X86_TASK_CALL,
+    X86_TASK_IRET,
+    X86_TASK_GATE
+};
 // `ext`: 1 when an event external to the program asked for it (bit 0 of error codes), else 0.
-void x86_task_switch(struct x86_cpu *cpu, uint16_t tss_sel, enum x86_task_reason reason, uint32_t ext,
-                     bool has_error, uint32_t error);
+void x86_task_switch(struct x86_cpu *cpu, uint16_t tss_sel, enum x86_task_reason reason,
+                     uint32_t ext, bool has_error, uint32_t error);
 // PUSHF value, POPF/CLI/STI with their IOPL, VME and PVI rules; opsize 2, 4, 8.
 uint64_t x86_pushf_value(struct x86_cpu *cpu, unsigned opsize); // may raise #GP (V86)
 void x86_popf(struct x86_cpu *cpu, uint64_t value, unsigned opsize);
@@ -117,8 +124,9 @@ void x86_check_io(struct x86_cpu *cpu, uint16_t port, unsigned size);
 void x86_branch(struct x86_cpu *cpu, uint64_t target, unsigned opsize);
 
 // --- control and debug registers (control.c) --------------------------------------------------------
-uint64_t x86_read_cr(struct x86_cpu *cpu, unsigned n);       // 0 2 3 4 8, else #UD; CPL checked by caller
-void x86_write_cr(struct x86_cpu *cpu, unsigned n, uint64_t value); // all #GP rules, flushes, mode switch
+uint64_t x86_read_cr(struct x86_cpu *cpu, unsigned n); // 0 2 3 4 8, else #UD; CPL checked by caller
+// All #GP rules, flushes, mode switch.
+void x86_write_cr(struct x86_cpu *cpu, unsigned n, uint64_t value);
 void x86_lmsw(struct x86_cpu *cpu, uint16_t value);
 void x86_clts(struct x86_cpu *cpu);
 uint64_t x86_read_dr(struct x86_cpu *cpu, unsigned n);
@@ -141,7 +149,8 @@ static inline bool x86_debug_watches_page(const struct x86_cpu *cpu, gva_t page)
     return x86_debug_armed(cpu) && x86_debug_page_armed(cpu, page);
 }
 void x86_debug_check_exec(struct x86_cpu *cpu, gva_t lin); // raises #DB fault (unless RF)
-void x86_debug_check_data(struct x86_cpu *cpu, gva_t lin, unsigned size, unsigned access); // pends trap
+// Pends a trap.
+void x86_debug_check_data(struct x86_cpu *cpu, gva_t lin, unsigned size, unsigned access);
 void x86_debug_check_io(struct x86_cpu *cpu, uint16_t port, unsigned size);
 
 // --- MSRs, CPUID, TSC (msr.c, cpuid.c) ---------------------------------------------------------------
@@ -155,7 +164,12 @@ void x86_cpuid(struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t ou
 void x86_fninit(struct x86_cpu *cpu);
 void x86_fxsave(struct x86_cpu *cpu, unsigned seg, uint64_t off, bool rexw);
 void x86_fxrstor(struct x86_cpu *cpu, unsigned seg, uint64_t off, bool rexw);
-enum x86_xsave_kind { X86_XSAVE, X86_XSAVEOPT, X86_XSAVEC, X86_XSAVES };
+enum x86_xsave_kind {
+    X86_XSAVE,
+    X86_XSAVEOPT,
+    X86_XSAVEC,
+    X86_XSAVES
+};
 void x86_xsave(struct x86_cpu *cpu, enum x86_xsave_kind kind, uint64_t mask, unsigned seg,
                uint64_t off, bool rexw);
 void x86_xrstor(struct x86_cpu *cpu, bool supervisor, uint64_t mask, unsigned seg, uint64_t off,

@@ -4,14 +4,12 @@
 // Rules to keep:
 //  - An entry is direct-mapped by linear page number, so a tag can only ever match in its own slot.
 //  - Every filled entry has a bit in its set's bitmaps (local or global, and large), and only
-//  those: a
-//    flush visits set bits and nothing else, so its cost is that of the fills since the last one.
+//    those: a flush visits set bits and nothing else, so its cost is that of the fills since the
+//    last one.
 //  - Entries of pages larger than 4 KiB are entered piece by piece and remember the size: INVLPG of
-//  any
-//    address of the large page drops all its pieces.
+//    any address of the large page drops all its pieces.
 //  - Whatever changes what an entry was derived from flushes: CR0.PG/WP, CR4, EFER.NXE, CR3, A20,
-//  DR7
-//    with the breakpoint addresses, and the address space (X86_EVENT_FLUSH).
+//    DR7 with the breakpoint addresses, and the address space (X86_EVENT_FLUSH).
 #include "memory/memory.h"
 #include "x86/paging.h"
 #include "x86/system.h"

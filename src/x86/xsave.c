@@ -12,8 +12,7 @@
 // Rules to keep:
 //  - x86_fpu_sync() before cpu->x87 or cpu->mxcsr is touched (fpu.h).
 //  - An image is read whole and checked before any register changes; every byte that will be
-//  written is
-//    checked before the first is.
+//    written is checked before the first is.
 #include "x86/cpuid.h"
 #include "x86/fpu.h"
 #include "x86/mem.h"

@@ -4,8 +4,7 @@
 //
 // Linear layout, the same on both sides (everything else is unmapped, or the harness's own):
 //   CODE    one page, execute and read only, filled with HLT; the instruction lies somewhere in it,
-//   and
-//           an unmapped page follows. HLT at CPL 3 is #GP(0), which marks the end of a case.
+//           and an unmapped page follows. HLT at CPL 3 is #GP(0), which marks the end of a case.
 //   WINDOW  five pages of data: read-write, read-write, unmapped, read-only, unmapped.
 //   LOW     32-bit cases: none yet; 16-bit addresses find unmapped memory.
 #pragma once

@@ -5,12 +5,10 @@
 //
 // Rules to keep:
 //  - The generator encodes by itself from the table's encoding columns and knows where it aimed a
-//  memory
-//    operand; it does not ask the decoder, which is under test. (The decoder is asked one thing:
-//    whether stray prefixes made an excluded instruction of it.)
+//    memory operand; it does not ask the decoder, which is under test. (The decoder is asked one
+//    thing: whether stray prefixes made an excluded instruction of it.)
 //  - An operand aims into the window, at an unmapped or non-canonical address, never at what the
-//  test
-//    program itself has mapped: address_is_safe().
+//    test program itself has mapped: address_is_safe().
 #include "case.h"
 #include "values.h"
 #include "x86/cpuid.h"

@@ -8,9 +8,8 @@
 //
 // Rules to keep:
 //  - The handler starts with the flags, FS base and segment registers of the case. AC would make
-//  its own
-//    unaligned accesses fault, FS carries the C library's thread data: native_entry puts both right
-//    before C code that could notice runs.
+//    its own unaligned accesses fault, FS carries the C library's thread data: native_entry puts
+//    both right before C code that could notice runs.
 //  - A child that dies or hangs loses one case; the parent files it as ORACLE_DIED and forks again.
 #include "case.h"
 #include <signal.h>

@@ -426,7 +426,7 @@ static void test_smap_set(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_load_seg),  TEST(test_null_selectors),    TEST(test_unreal),
+        TEST(test_load_seg),  TEST(test_null_selectors), TEST(test_unreal),
         TEST(test_lar),       TEST(test_lar_long),       TEST(test_far_same),
         TEST(test_call_gate), TEST(test_call_gate_long), TEST(test_iret_long),
         TEST(test_syscall),   TEST(test_sysenter),       TEST(test_smap_set),

@@ -5,11 +5,10 @@
 //
 // Rules to keep:
 //  - Nothing ticks: the counter is computed from the VM's clock. Only a comparator whose interrupt
-//  is
-//    enabled arms a host timer; for the others, passed matches are worked out when somebody looks.
+//    is enabled arms a host timer; for the others, passed matches are worked out when somebody
+//    looks.
 //  - An edge on a legacy-replacement line is held until just before the next (an 8259 forgets what
-//  is
-//    withdrawn); on other lines, which devices may share, it is a pulse.
+//    is withdrawn); on other lines, which devices may share, it is a pulse.
 #pragma once
 
 #include "base/state.h"

@@ -4,8 +4,7 @@
 //
 // Rules to keep:
 //  - Pins carry "asserted", not a voltage: the polarity bit is kept for the guest to read back, and
-//  means
-//    nothing else.
+//    means nothing else.
 //  - A masked edge is lost (82093AA, "Interrupt Mask"); a masked level is seen when it is unmasked.
 //  - All calls come with the board lock held. ioapic_eoi() is what lapic_ops.eoi should call.
 #pragma once

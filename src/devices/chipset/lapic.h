@@ -6,17 +6,14 @@
 //
 // Rules to keep:
 //  - Every call comes with the board lock held; only lapic_may_interrupt() may be called without
-//  it.
+//    it.
 //  - A LAPIC never looks into its processor: what reaches it (interrupt, NMI, INIT...) is told
-//  through
-//    struct lapic_ops, and the processor then asks with lapic_ack().
+//    through struct lapic_ops, and the processor then asks with lapic_ack().
 //  - The bus clock of the timer is 1 GHz: one count (before the divider) is one nanosecond of the
-//  VM's
-//    clock. Nothing ticks; counts are computed, and only an unmasked timer arms a host timer.
+//    VM's clock. Nothing ticks; counts are computed, and only an unmasked timer arms a host timer.
 //  - "accept" may call back into the board and from there into another LAPIC, never into an I/O
-//  APIC's
-//    pin; an EOI may re-enter accept. All functions are written so that state is consistent before
-//    they call out.
+//    APIC's pin; an EOI may re-enter accept. All functions are written so that state is consistent
+//    before they call out.
 #pragma once
 
 #include "base/state.h"

@@ -5,12 +5,10 @@
 //
 // Rules to keep:
 //  - Inputs carry "asserted", not a voltage. An edge-triggered request that is withdrawn before it
-//  is
-//    acknowledged is gone (the datasheet's reason for spurious interrupts), so a device must hold
-//    its line until the guest has served it.
+//    is acknowledged is gone (the datasheet's reason for spurious interrupts), so a device must
+//    hold its line until the guest has served it.
 //  - The output drops for an instant at every acknowledge, so that whoever is edge-sensitive behind
-//  it
-//    (an I/O APIC pin in ExtINT mode) sees the next request.
+//    it (an I/O APIC pin in ExtINT mode) sees the next request.
 //  - All calls come with the board lock held.
 #pragma once
 

@@ -5,13 +5,11 @@
 //
 // Rules to keep:
 //  - Nothing ticks: a channel keeps the clock tick at which its count was loaded, and every output
-//  and
-//    count is computed from the time that passed. Channel 0 alone arms a host timer, for its next
-//    rising edge.
+//    and count is computed from the time that passed. Channel 0 alone arms a host timer, for its
+//    next rising edge.
 //  - A tick is 1/1193182 s of the VM's clock, counted from power-on, so phases are exact for ever.
 //  - The interrupt line is held from a rising edge until just before the next one: an
-//  edge-triggered
-//    8259 forgets a request that is withdrawn.
+//    edge-triggered 8259 forgets a request that is withdrawn.
 #pragma once
 
 #include "base/state.h"

@@ -174,8 +174,8 @@ void interp_cache_flush(struct interp *it); // at a block boundary only
 // #GP excluded: those are blocks of their own.
 struct interp_block *interp_block_get(struct interp *it);
 void interp_invalidate(struct interp *it, gpa_t gpa, uint64_t size);
-void interp_stop_running(
-    struct interp *it); // ends the running block behind the current instruction
+// Ends the running block behind the current instruction.
+void interp_stop_running(struct interp *it);
 void interp_queue_push(struct interp *it, gpa_t gpa, uint64_t size);
 void interp_queue_run(struct interp *it);
 void interp_code_written(void *opaque, void *writer, gpa_t gpa, uint64_t size);

@@ -428,7 +428,8 @@ static struct interp_block *block_decode(struct interp *it, gva_t lin, struct x8
         block->link_gpa = block->gpa;
     block_publish(it, block, page, page2);
     if (memcmp(buf, first.host + off, block->bytes < avail ? block->bytes : avail) != 0 ||
-        (block->bytes > avail && memcmp(buf + avail, second.host, block->bytes - avail) != 0)) {
+        (second.host && block->bytes > avail &&
+         memcmp(buf + avail, second.host, block->bytes - avail) != 0)) {
         block_kill(it, block); // written meanwhile: again
         return NULL;
     }

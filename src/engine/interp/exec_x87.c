@@ -7,12 +7,11 @@
 //
 // Rules to keep:
 //  - A host x87 trap never fires. The host's unit is never loaded while an exception is pending,
-//  and as
-//    soon as an instruction leaves one pending (FSW.ES) the state goes back to struct x86_cpu.
+//    and as soon as an instruction leaves one pending (FSW.ES) the state goes back to struct
+//    x86_cpu.
 //  - cpu->x87.fcw is always current; cpu->x87.fsw while resident only in its ES bit, which is 0.
 //  - The instruction and data pointers are kept here, not by the host: every instruction but the
-//  control
-//    instructions sets FIP, FCS and FOP, one with a memory operand FDP and FDS too, pending
+//    control instructions sets FIP, FCS and FOP, one with a memory operand FDP and FDS too, pending
 //    exception or not (as AMD's and older Intel processors do). FNSTENV and FNSAVE always store
 //    them.
 

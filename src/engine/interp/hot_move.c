@@ -101,7 +101,7 @@ EACH_KIND(MOVSXD, 64)
     }
 interp_fn *const hot_extend_table[2][3][2][KIND_COUNT] = {EXTEND_ROWS(movzx), EXTEND_ROWS(movsx)};
 interp_fn *const hot_movsxd_table[3][KIND_COUNT] = {KINDS(movsxd16), KINDS(movsxd32),
-                                                      KINDS(movsxd64)};
+                                                    KINDS(movsxd64)};
 // --- LEA -------------------------------------------------------------------------------------------------------------
 
 #define LEA(bits)                                                     \
@@ -148,15 +148,29 @@ interp_fn *const hot_lea_table[3][3] = {{lea16_flat, lea16_flatx, lea16_seg},
 #define CC(cc) \
     EACH_KIND(CMOV, cc, 16) EACH_KIND(CMOV, cc, 32) EACH_KIND(CMOV, cc, 64) EACH_KIND(SET, cc)
 CC(0)
-CC(1) CC(2) CC(3) CC(4) CC(5) CC(6) CC(7) CC(8) CC(9) CC(10) CC(11) CC(12) CC(13) CC(14) CC(15)
+CC(1)
+CC(2)
+CC(3)
+CC(4)
+CC(5)
+CC(6)
+CC(7)
+CC(8)
+CC(9)
+CC(10)
+CC(11)
+CC(12)
+CC(13)
+CC(14)
+CC(15)
 #define CMOV_ROW(cc)                                                     \
     {                                                                    \
         KINDS(cmov##cc##_16), KINDS(cmov##cc##_32), KINDS(cmov##cc##_64) \
     }
-    interp_fn *const hot_cmov_table[16][3][KIND_COUNT] = {
-        CMOV_ROW(0),  CMOV_ROW(1),  CMOV_ROW(2),  CMOV_ROW(3), CMOV_ROW(4),  CMOV_ROW(5),
-        CMOV_ROW(6),  CMOV_ROW(7),  CMOV_ROW(8),  CMOV_ROW(9), CMOV_ROW(10), CMOV_ROW(11),
-        CMOV_ROW(12), CMOV_ROW(13), CMOV_ROW(14), CMOV_ROW(15)};
+interp_fn *const hot_cmov_table[16][3][KIND_COUNT] = {
+    CMOV_ROW(0),  CMOV_ROW(1),  CMOV_ROW(2),  CMOV_ROW(3), CMOV_ROW(4),  CMOV_ROW(5),
+    CMOV_ROW(6),  CMOV_ROW(7),  CMOV_ROW(8),  CMOV_ROW(9), CMOV_ROW(10), CMOV_ROW(11),
+    CMOV_ROW(12), CMOV_ROW(13), CMOV_ROW(14), CMOV_ROW(15)};
 interp_fn *const hot_set_table[16][KIND_COUNT] = {
     KINDS(set0),  KINDS(set1),  KINDS(set2),  KINDS(set3), KINDS(set4),  KINDS(set5),
     KINDS(set6),  KINDS(set7),  KINDS(set8),  KINDS(set9), KINDS(set10), KINDS(set11),
