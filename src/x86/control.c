@@ -44,8 +44,7 @@ static void set_pdptes(struct x86_cpu *cpu, const uint64_t pdpte[4])
         cpu->pdpte[i] = pdpte[i];
 }
 
-// --- CR0
-// ------------------------------------------------------------------------------------------------
+// --- CR0 -----------------------------------------------------------------------------------------
 
 // What switching paging on or off does to EFER; raises where the switch is not allowed.
 static uint64_t efer_for_paging(struct x86_cpu *cpu, uint64_t cr0)
@@ -91,8 +90,7 @@ static void write_cr0(struct x86_cpu *cpu, uint64_t value)
         x86_mode_changed(cpu);
 }
 
-// --- CR3
-// ------------------------------------------------------------------------------------------------
+// --- CR3 -----------------------------------------------------------------------------------------
 
 static uint64_t beyond_phys(const struct x86_cpu *cpu)
 {
@@ -119,8 +117,7 @@ static void write_cr3(struct x86_cpu *cpu, uint64_t value)
         x86_tlb_flush_nonglobal(cpu);
 }
 
-// --- CR4
-// ------------------------------------------------------------------------------------------------
+// --- CR4 -----------------------------------------------------------------------------------------
 
 static uint64_t cr4_valid(const struct x86_cpu *cpu)
 {
@@ -173,8 +170,7 @@ static void write_cr4(struct x86_cpu *cpu, uint64_t value)
         x86_mode_changed(cpu);
 }
 
-// --- MOV CR and its relatives
-// ---------------------------------------------------------------------------
+// --- MOV CR and its relatives --------------------------------------------------------------------
 
 uint64_t x86_read_cr(struct x86_cpu *cpu, unsigned n)
 {
@@ -261,8 +257,7 @@ void x86_invpcid(struct x86_cpu *cpu, uint64_t type, unsigned seg, uint64_t off)
     }
 }
 
-// --- XCR0
-// -----------------------------------------------------------------------------------------------
+// --- XCR0 ----------------------------------------------------------------------------------------
 
 void x86_xsetbv(struct x86_cpu *cpu, uint32_t index, uint64_t value)
 {
@@ -284,8 +279,7 @@ uint64_t x86_xgetbv(struct x86_cpu *cpu, uint32_t index)
     return cpu->xcr0;
 }
 
-// --- debug registers
-// ----------------------------------------------------------------------------------------
+// --- debug registers -----------------------------------------------------------------------------
 
 // DR4 and DR5 are DR6 and DR7 unless CR4.DE; DR7.GD makes any access a fault.
 static unsigned debug_register(struct x86_cpu *cpu, unsigned n)

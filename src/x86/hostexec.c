@@ -41,8 +41,7 @@ static struct {
     struct sigaction old_fpe, old_ill;
 } arena = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-// --- assembling
-// ---------------------------------------------------------------------------------------
+// --- assembling ----------------------------------------------------------------------------------
 
 struct code {
     uint8_t bytes[STUB_BYTES_MAX];
@@ -200,8 +199,7 @@ static hostexec_fn *build(const struct x86_form *form, const struct x86_host_ins
     return (hostexec_fn *)finish(&c);
 }
 
-// --- the table of stubs
-// -------------------------------------------------------------------------------
+// --- the table of stubs --------------------------------------------------------------------------
 
 static void describe(struct hostexec_stub *stub, const struct x86_form *form,
                      const struct x86_host_insn *h)
@@ -321,8 +319,7 @@ size_t hostexec_code_used(void)
     return used;
 }
 
-// --- x87
-// ----------------------------------------------------------------------------------------------
+// --- x87 -----------------------------------------------------------------------------------------
 
 static hostexec_x87_fn *build_x87(uint8_t opcode, uint8_t modrm)
 {
@@ -396,8 +393,7 @@ uint32_t hostexec_x87_find(uint8_t opcode, uint8_t modrm)
     return atomic_load(&hostexec_x87_code[n]) != NULL ? n : 0;
 }
 
-// --- the host
-// -----------------------------------------------------------------------------------------
+// --- the host ------------------------------------------------------------------------------------
 
 // (<cpuid.h> would find this folder's.)
 static void host_cpuid(uint32_t leaf, uint32_t sub, uint32_t r[4])

@@ -16,8 +16,7 @@
 #include <pthread.h>
 #include <string.h>
 
-// --- segments
-// ---------------------------------------------------------------------------------------
+// --- segments ------------------------------------------------------------------------------------
 
 void x86_seg_check(struct x86_cpu *cpu, unsigned seg, uint64_t off, unsigned size, unsigned access)
 {
@@ -44,8 +43,7 @@ void x86_seg_check(struct x86_cpu *cpu, unsigned seg, uint64_t off, unsigned siz
         x86_raise_error(cpu, vector, 0);
 }
 
-// --- pieces of an access
-// --------------------------------------------------------------------------------
+// --- pieces of an access -------------------------------------------------------------------------
 
 // An operand: one span, or two when it crosses a page.
 struct operand {
@@ -269,8 +267,7 @@ static void breakpoints(struct x86_cpu *cpu, gva_t lin, unsigned size, unsigned 
         x86_debug_check_data(cpu, lin, size, access);
 }
 
-// --- reads and writes
-// ---------------------------------------------------------------------------------------
+// --- reads and writes ----------------------------------------------------------------------------
 
 uint64_t x86_read_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned size)
 {
@@ -335,8 +332,7 @@ uint8_t *x86_host_ptr(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned acc
     return span.host;
 }
 
-// --- read-modify-write
-// ------------------------------------------------------------------------------------------
+// --- read-modify-write ---------------------------------------------------------------------------
 
 // Operands that have no single host address: the two parts.
 struct rmw_split {
@@ -408,7 +404,8 @@ static struct x86_span rmw_span(const struct x86_rmw *m, unsigned at, unsigned *
     return span;
 }
 
-uint64_t x86_rmw_load_part(struct x86_cpu *cpu, struct x86_rmw *m, unsigned part)
+// At most eight bytes of the operand, from byte `part` on.
+static struct operand rmw_operand(const struct x86_rmw *m, unsigned part)
 {
     struct operand op = {.size = m->size - part > 8 ? 8 : m->size - part};
     op.first = op.size;
@@ -417,18 +414,18 @@ uint64_t x86_rmw_load_part(struct x86_cpu *cpu, struct x86_rmw *m, unsigned part
         unsigned rest = op.size - op.first;
         op.span[1] = rmw_span(m, part + op.first, &rest);
     }
+    return op;
+}
+
+uint64_t x86_rmw_load_part(struct x86_cpu *cpu, struct x86_rmw *m, unsigned part)
+{
+    struct operand op = rmw_operand(m, part);
     return operand_load(cpu, &op);
 }
 
 void x86_rmw_store_part(struct x86_cpu *cpu, struct x86_rmw *m, unsigned part, uint64_t value)
 {
-    struct operand op = {.size = m->size - part > 8 ? 8 : m->size - part};
-    op.first = op.size;
-    op.span[0] = rmw_span(m, part, &op.first);
-    if (op.first < op.size) {
-        unsigned rest = op.size - op.first;
-        op.span[1] = rmw_span(m, part + op.first, &rest);
-    }
+    struct operand op = rmw_operand(m, part);
     operand_store(cpu, &op, value);
 }
 
@@ -458,8 +455,7 @@ void x86_rmw_end_slow(struct x86_cpu *cpu, struct x86_rmw *m)
     }
 }
 
-// --- the processor's own accesses
-// -----------------------------------------------------------------------------
+// --- the processor's own accesses ----------------------------------------------------------------
 
 static gva_t sys_lin(const struct x86_cpu *cpu, gva_t lin)
 {
@@ -498,8 +494,7 @@ void x86_sys_write_check(struct x86_cpu *cpu, gva_t lin, unsigned size)
     sys_translate(cpu, &op, lin, size, X86_ACCESS_WRITE);
 }
 
-// --- code
-// -----------------------------------------------------------------------------------------------------
+// --- code ----------------------------------------------------------------------------------------
 
 struct x86_code_page x86_fetch_page(struct x86_cpu *cpu, gva_t lin)
 {

@@ -160,8 +160,7 @@ static uint64_t ucode_revision(const struct x86_cpu *cpu)
     return is_amd(cpu) ? 0x1000065 : UINT64_C(0x28) << 32; // one that Linux has no complaint about
 }
 
-// --- time
-// -------------------------------------------------------------------------------------------
+// --- time ----------------------------------------------------------------------------------------
 
 uint64_t x86_rdtsc(struct x86_cpu *cpu)
 {
@@ -203,8 +202,7 @@ static uint64_t deadline_to_guest(const struct x86_cpu *cpu, uint64_t value)
     return value ? value + cpu->tsc_offset : 0;
 }
 
-// --- memory types
-// -----------------------------------------------------------------------------------
+// --- memory types --------------------------------------------------------------------------------
 
 static bool mtrr_type_valid(uint64_t type)
 {
@@ -255,8 +253,7 @@ static void write_mtrr_variable(struct x86_cpu *cpu, uint32_t msr, uint64_t valu
     *mtrr_variable(cpu, msr) = value;
 }
 
-// --- EFER
-// --------------------------------------------------------------------------------------------
+// --- EFER ----------------------------------------------------------------------------------------
 
 static void write_efer(struct x86_cpu *cpu, uint64_t value)
 {
@@ -277,8 +274,7 @@ static void write_efer(struct x86_cpu *cpu, uint64_t value)
     x86_mode_changed(cpu);
 }
 
-// --- read
-// ----------------------------------------------------------------------------------------------
+// --- read ----------------------------------------------------------------------------------------
 
 static uint64_t read_other(struct x86_cpu *cpu, uint32_t msr)
 {
@@ -381,8 +377,7 @@ uint64_t x86_rdmsr(struct x86_cpu *cpu, uint32_t msr)
     }
 }
 
-// --- write
-// -----------------------------------------------------------------------------------------------
+// --- write ---------------------------------------------------------------------------------------
 
 static void write_base(struct x86_cpu *cpu, unsigned seg, uint64_t value)
 {

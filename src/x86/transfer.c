@@ -101,8 +101,9 @@ static void call_inner(struct x86_cpu *cpu, const struct gate *gate, struct x86_
     struct x86_seg ss;
     struct x86_desc ss_desc;
     uint32_t params[31];
+    bool legacy = !cpu->long_mode;
 
-    if (cpu->long_mode) {
+    if (!legacy) {
         x86_frame_long(&f, x86_tss_rsp(cpu, cpl * 8 + 4, 0), true);
         x86_frame_reserve(cpu, &f, 4, 8, 0);
         ss = (struct x86_seg){.sel = (uint16_t)cpl,
@@ -118,7 +119,7 @@ static void call_inner(struct x86_cpu *cpu, const struct gate *gate, struct x86_
     x86_check_target(cpu, cs, gate->target, 0);
     for (unsigned i = 0; i < gate->params; i++)
         params[i] = (uint32_t)x86_stack_peek(cpu, i, slot);
-    if (!cpu->long_mode)
+    if (legacy)
         x86_desc_touch(cpu, &ss_desc);
     x86_desc_touch(cpu, cs);
 

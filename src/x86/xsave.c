@@ -41,8 +41,7 @@
 #define FSW_ES 0x80
 #define FSW_BUSY 0x8000
 
-// --- checks
-// --------------------------------------------------------------------------------------------
+// --- checks --------------------------------------------------------------------------------------
 
 // An unmasked x87 exception is pending: #MF, or the PC's way through the interrupt controller.
 static void report_pending(struct x86_cpu *cpu)
@@ -125,8 +124,7 @@ static void require(struct x86_cpu *cpu, bool condition)
         x86_raise_error(cpu, X86_GP, 0);
 }
 
-// --- state and image
-// -----------------------------------------------------------------------------------
+// --- state and image -----------------------------------------------------------------------------
 
 static void x87_init(struct x86_cpu *cpu, bool registers)
 {
@@ -293,8 +291,7 @@ uint32_t x86_xsave_size(uint64_t xcr0, bool compacted)
     return xcr0 & COMP_AVX ? AREA_SIZE : YMM_OFFSET;
 }
 
-// --- FXSAVE, FXRSTOR
-// ---------------------------------------------------------------------------------------
+// --- FXSAVE, FXRSTOR -----------------------------------------------------------------------------
 
 void x86_fxsave(struct x86_cpu *cpu, unsigned seg, uint64_t off, bool rexw)
 {
@@ -325,8 +322,7 @@ void x86_fxrstor(struct x86_cpu *cpu, unsigned seg, uint64_t off, bool rexw)
     }
 }
 
-// --- XSAVE, XSAVEOPT, XSAVEC, XSAVES
-// ---------------------------------------------------------------------------
+// --- XSAVE, XSAVEOPT, XSAVEC, XSAVES -------------------------------------------------------------
 
 // Parts of the area that an instruction writes.
 struct ranges {
@@ -397,8 +393,7 @@ void x86_xsave(struct x86_cpu *cpu, enum x86_xsave_kind kind, uint64_t mask, uns
     x86_write_block(cpu, seg, off + XSTATE_BV, xstate_bv, header);
 }
 
-// --- XRSTOR, XRSTORS
-// --------------------------------------------------------------------------------------------
+// --- XRSTOR, XRSTORS -----------------------------------------------------------------------------
 
 void x86_xrstor(struct x86_cpu *cpu, bool supervisor, uint64_t mask, unsigned seg, uint64_t off,
                 bool rexw)

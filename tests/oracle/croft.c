@@ -55,8 +55,7 @@ static struct engine_vcpu *vcpu;
 static struct x86_cpu_model model;
 static uint8_t content[ORACLE_MEMORY_SIZE];
 
-// --- a platform that answers nothing
-// -----------------------------------------------------------------
+// --- a platform that answers nothing -------------------------------------------------------------
 
 static int no_interrupt(void *opaque)
 {
@@ -107,8 +106,7 @@ static struct x86_platform platform = {
     .apic_enabled = apic_on,
 };
 
-// --- the little system around a case
-// -------------------------------------------------------------------
+// --- the little system around a case -------------------------------------------------------------
 
 static void put64(gpa_t gpa, uint64_t value)
 {
@@ -218,8 +216,7 @@ int oracle_croft_init(void)
     return 0;
 }
 
-// --- state in and out
-// --------------------------------------------------------------------------------
+// --- state in and out ----------------------------------------------------------------------------
 
 static void load_fpu(const struct oracle_fpu *fpu)
 {

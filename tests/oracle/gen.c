@@ -46,8 +46,7 @@ static unsigned asked_count;
 static struct oracle_options options;
 static uint8_t fillings[FILL_COUNT][ORACLE_MEMORY_SIZE];
 
-// --- what takes part
-// -------------------------------------------------------------------------------
+// --- what takes part -----------------------------------------------------------------------------
 
 // Instructions whose result is the host's own business, each with the reason.
 static const struct {
@@ -146,8 +145,7 @@ void oracle_memory(const struct oracle_case *c, uint8_t memory[ORACLE_MEMORY_SIZ
         memcpy(memory + c->patch[i].offset, c->patch[i].data, c->patch[i].size);
 }
 
-// --- small helpers
-// ---------------------------------------------------------------------------------
+// --- small helpers -------------------------------------------------------------------------------
 
 static uint64_t below(struct gen *g, uint64_t n)
 {
@@ -312,8 +310,7 @@ static void aim_reg(struct gen *g, unsigned reg, uint64_t linear, bool overridab
     set_reg(g, reg, offset);
 }
 
-// --- starting state
-// ----------------------------------------------------------------------------------
+// --- starting state ------------------------------------------------------------------------------
 
 static enum filling pick_filling(struct gen *g)
 {
@@ -449,8 +446,7 @@ static void make_state(struct gen *g)
     in->gpr[X86_RSP] = ORACLE_WINDOW_BASE + 0x400 + 8 * below(g, 0x180);
 }
 
-// --- encoding
-// ----------------------------------------------------------------------------------------
+// --- encoding ------------------------------------------------------------------------------------
 
 static bool has_kind(const struct gen *g, unsigned kind)
 {
@@ -806,8 +802,7 @@ static void emit_immediate(struct gen *g)
         emit(g, is(g, "enter") && chance(g, 85) ? below(g, 8) : value_int(&g->rng), f->imm2);
 }
 
-// --- what particular instructions need
-// ------------------------------------------------------------------
+// --- what particular instructions need -----------------------------------------------------------
 
 static void prepare_strings(struct gen *g)
 {

@@ -154,8 +154,7 @@ void lapic_bus_lint(struct lapic_bus *bus, unsigned pin, bool level);
 // LINT0 of all LAPICs as a line, for the 8259's output.
 struct irq_line lapic_bus_lint0_line(struct lapic_bus *bus);
 
-// --- what the board calls for a processor
-// ------------------------------------------------------------
+// --- what the board calls for a processor --------------------------------------------------------
 
 // Takes the next interrupt: from the 8259 pair when LINT0 (ExtINT) asks, else the highest request
 // above the processor priority, which moves into service. Returns its vector, or -1 (it went away).

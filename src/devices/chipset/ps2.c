@@ -42,8 +42,7 @@ static uint8_t set1_to_set2(uint8_t code)
     return 0;
 }
 
-// --- Queues
-// ---------------------------------------------------------------------------------------
+// --- Queues --------------------------------------------------------------------------------------
 
 static unsigned fifo_room(const struct ps2_fifo *fifo)
 {
@@ -76,8 +75,7 @@ static bool fifo_valid(const struct ps2_fifo *fifo)
     return fifo->head < PS2_FIFO_SIZE && fifo->count <= PS2_FIFO_SIZE;
 }
 
-// --- Keyboard
-// -------------------------------------------------------------------------------------
+// --- Keyboard ------------------------------------------------------------------------------------
 
 enum {
     KEYBOARD_LEDS = 0xED,
@@ -240,8 +238,7 @@ bool ps2_keyboard_valid(const struct ps2_keyboard *keyboard)
            (keyboard->scan_set == 1 || keyboard->scan_set == 2);
 }
 
-// --- Mouse
-// ----------------------------------------------------------------------------------------
+// --- Mouse ---------------------------------------------------------------------------------------
 
 enum {
     MOUSE_SCALING_1 = 0xE6,
@@ -438,8 +435,7 @@ bool ps2_mouse_valid(const struct ps2_mouse *mouse)
            mouse->dz >= -MOVEMENT_LIMIT && mouse->dz <= MOVEMENT_LIMIT;
 }
 
-// --- Saved state
-// ----------------------------------------------------------------------------------
+// --- Saved state ---------------------------------------------------------------------------------
 
 static const struct state_field fifo_fields[] = {
     STATE_FIELD(struct ps2_fifo, head), STATE_FIELD(struct ps2_fifo, count),

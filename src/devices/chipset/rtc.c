@@ -108,8 +108,7 @@ static struct rtc_time ticks_time(int64_t ticks)
                              (part * NS_PER_SEC + (1 << TICKS_SHIFT) - 1) >> TICKS_SHIFT};
 }
 
-// --- Calendar
-// -------------------------------------------------------------------------------------
+// --- Calendar ------------------------------------------------------------------------------------
 
 struct calendar {
     unsigned year, month, day; // 0 to 9999, 1 to 12, 1 to 31
@@ -171,8 +170,7 @@ static int64_t calendar_to_seconds(const struct calendar *c)
     return days * SECONDS_PER_DAY + c->hour * 3600 + c->minute * 60 + c->second;
 }
 
-// --- Registers
-// ------------------------------------------------------------------------------------
+// --- Registers -----------------------------------------------------------------------------------
 
 static uint8_t encode(const struct rtc *rtc, unsigned value)
 {
@@ -251,8 +249,7 @@ static void set_seconds(struct rtc *rtc, int64_t sec)
     rtc->checked = now;
 }
 
-// --- Events
-// ---------------------------------------------------------------------------------------
+// --- Events --------------------------------------------------------------------------------------
 
 // An alarm byte as a number; -1 matches everything, -2 nothing.
 static int alarm_value(const struct rtc *rtc, uint8_t reg, unsigned limit)
@@ -366,8 +363,7 @@ static void timer_fired(void *opaque)
     update(rtc);
 }
 
-// --- Guest access
-// ---------------------------------------------------------------------------------
+// --- Guest access --------------------------------------------------------------------------------
 
 static void write_a(struct rtc *rtc, uint8_t value)
 {
@@ -485,8 +481,7 @@ void rtc_region(struct rtc *rtc, struct io_region *region)
         (struct io_region){.name = "rtc", .base = 0x70, .size = 2, .ops = &rtc_ops, .opaque = rtc};
 }
 
-// --- Board access
-// ---------------------------------------------------------------------------------
+// --- Board access --------------------------------------------------------------------------------
 
 void rtc_init(struct rtc *rtc, const struct rtc_config *config)
 {
@@ -566,8 +561,7 @@ void rtc_update_checksum(struct rtc *rtc)
     rtc->cmos[0x2F] = (uint8_t)sum;
 }
 
-// --- Saved state
-// ----------------------------------------------------------------------------------
+// --- Saved state ---------------------------------------------------------------------------------
 
 static bool valid_time(struct rtc_time t)
 {

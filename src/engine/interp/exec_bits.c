@@ -318,28 +318,23 @@ EXEC(rorx)
 
 // --- others ---------------------------------------------------------------------------------------------------
 
-static uint64_t add_carry(unsigned size, uint64_t a, uint64_t b, bool in, bool *out)
+// Adds the r/m operand and `in` to the register operand; returns the carry out.
+static bool add_rm(struct x86_cpu *cpu, const struct x86_insn *x, bool in)
 {
+    unsigned size = ysize(x);
+    uint64_t b = interp_get_rm(cpu, x, size), a = interp_get(cpu, x->reg, size);
     uint64_t r = a + b + in;
-    *out = size == 4 ? r >> 32 & 1 : r < a || (in && r == a);
-    return r;
+    interp_put(cpu, x->reg, size, r);
+    return size == 4 ? r >> 32 & 1 : r < a || (in && r == a);
 }
 EXEC(adcx)
 {
-    unsigned size = ysize(x);
-    uint64_t b = interp_get_rm(cpu, x, size);
-    bool out;
-    interp_put(cpu, x->reg, size,
-               add_carry(size, interp_get(cpu, x->reg, size), b, x86_cf(cpu), &out));
+    bool out = add_rm(cpu, x, x86_cf(cpu));
     x86_cc_set_cf_of(cpu, out, x86_of(cpu));
 }
 EXEC(adox)
 {
-    unsigned size = ysize(x);
-    uint64_t b = interp_get_rm(cpu, x, size);
-    bool out;
-    interp_put(cpu, x->reg, size,
-               add_carry(size, interp_get(cpu, x->reg, size), b, x86_of(cpu), &out));
+    bool out = add_rm(cpu, x, x86_of(cpu));
     x86_cc_set_cf_of(cpu, x86_cf(cpu), out);
 }
 static uint32_t crc32c(uint32_t crc, uint64_t data, unsigned size)

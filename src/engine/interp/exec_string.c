@@ -203,28 +203,29 @@ static bool wrong_zf(struct x86_cpu *cpu, const struct x86_insn *x)
         return x86_zf(cpu);
     return (x->prefixes & X86_PREFIX_REP) && !x86_zf(cpu);
 }
+// After one comparison: true when the instruction is over, by its result or as advance() says.
+static bool advance_compared(struct x86_cpu *cpu, const struct x86_insn *x, const struct string *s)
+{
+    if (!wrong_zf(cpu, x))
+        return advance(cpu, s, 1);
+    reg_add(cpu, s, X86_RCX, -1);
+    return true;
+}
 EXEC(scas)
 {
     struct string s = string_begin(cpu, x);
     uint64_t a = interp_get(cpu, X86_RAX, s.size);
-    bool over;
     if (nothing_to_do(cpu, &s))
         return;
     do {
         uint64_t b = interp_read(cpu, X86_ES, reg_get(cpu, &s, X86_RDI), s.size);
         compare(cpu, s.size, a, b);
         reg_add(cpu, &s, X86_RDI, s.step);
-        if (wrong_zf(cpu, x)) {
-            reg_add(cpu, &s, X86_RCX, -1);
-            return;
-        }
-        over = advance(cpu, &s, 1);
-    } while (!over);
+    } while (!advance_compared(cpu, x, &s));
 }
 EXEC(cmps)
 {
     struct string s = string_begin(cpu, x);
-    bool over;
     if (nothing_to_do(cpu, &s))
         return;
     do {
@@ -233,25 +234,26 @@ EXEC(cmps)
         compare(cpu, s.size, a, b);
         reg_add(cpu, &s, X86_RSI, s.step);
         reg_add(cpu, &s, X86_RDI, s.step);
-        if (wrong_zf(cpu, x)) {
-            reg_add(cpu, &s, X86_RCX, -1);
-            return;
-        }
-        over = advance(cpu, &s, 1);
-    } while (!over);
+    } while (!advance_compared(cpu, x, &s));
 }
 
 // --- INS, OUTS -----------------------------------------------------------------------------------------------------
 
-EXEC(ins)
+// Ports are at most four bytes wide. Raises #GP(0) when this CPL may not use the port.
+static struct string string_begin_io(struct x86_cpu *cpu, const struct x86_insn *x, uint16_t port)
 {
     struct string s = string_begin(cpu, x);
-    uint16_t port = (uint16_t)cpu->gpr[X86_RDX];
     if (s.size > 4)
         s.size = 4;
     s.step = s.step < 0 ? -(int64_t)s.size : (int64_t)s.size;
     x86_check_io(cpu, port, s.size);
     x86_fpu_sync(cpu);
+    return s;
+}
+EXEC(ins)
+{
+    uint16_t port = (uint16_t)cpu->gpr[X86_RDX];
+    struct string s = string_begin_io(cpu, x, port);
     if (nothing_to_do(cpu, &s))
         return;
     do {
@@ -265,13 +267,8 @@ EXEC(ins)
 }
 EXEC(outs)
 {
-    struct string s = string_begin(cpu, x);
     uint16_t port = (uint16_t)cpu->gpr[X86_RDX];
-    if (s.size > 4)
-        s.size = 4;
-    s.step = s.step < 0 ? -(int64_t)s.size : (int64_t)s.size;
-    x86_check_io(cpu, port, s.size);
-    x86_fpu_sync(cpu);
+    struct string s = string_begin_io(cpu, x, port);
     if (nothing_to_do(cpu, &s))
         return;
     do {

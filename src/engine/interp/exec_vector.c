@@ -38,8 +38,7 @@ static inline const struct hostexec_stub *stub_of(const struct x86_insn *insn)
     return &hostexec_stubs[insn->aux];
 }
 
-// --- any shape
-// --------------------------------------------------------------------------------------
+// --- any shape -----------------------------------------------------------------------------------
 
 static void check_all(struct x86_cpu *cpu, unsigned checks)
 {
@@ -94,8 +93,7 @@ static void exec_generic(struct x86_cpu *cpu, const struct x86_insn *insn)
     }
 }
 
-// --- the common shapes
-// --------------------------------------------------------------------------------
+// --- the common shapes ---------------------------------------------------------------------------
 
 // Legacy SSE: xmm, xmm/m. `fp`: MXCSR matters.
 ALWAYS_INLINE void sse2op(struct x86_cpu *cpu, const struct x86_insn *insn, bool mem, bool fp)
@@ -170,8 +168,7 @@ static interp_exec_fn *select_stub(const struct x86_insn *insn)
     return exec_generic;
 }
 
-// --- instructions without operands
-// --------------------------------------------------------------------
+// --- instructions without operands ---------------------------------------------------------------
 
 static void exec_emms(struct x86_cpu *cpu, const struct x86_insn *insn)
 {

@@ -43,8 +43,7 @@ static void write_element(struct x86_cpu *cpu, const struct x86_insn *insn, uint
         x86_write_block(cpu, insn->seg, truncated(insn, off + i), data + i, step);
 }
 
-// --- gathers
-// -----------------------------------------------------------------------------------------
+// --- gathers -------------------------------------------------------------------------------------
 // Opcodes 90..93: bit 1 is floating point (same meaning), bit 0 a 64-bit index, W a 64-bit element.
 // Each element that was read is in the destination with its mask cleared before the next one may
 // fault, so the instruction can be restarted (SDM vol. 2, VGATHER).
@@ -77,8 +76,7 @@ static void exec_gather(struct x86_cpu *cpu, const struct x86_insn *insn)
     memset(mask, 0, 32);
 }
 
-// --- masked loads and stores
-// -------------------------------------------------------------------------
+// --- masked loads and stores ---------------------------------------------------------------------
 
 ALWAYS_INLINE void masked_load(struct x86_cpu *cpu, const struct x86_insn *insn, unsigned size)
 {

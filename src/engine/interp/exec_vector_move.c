@@ -37,8 +37,7 @@ ALWAYS_INLINE void put16(union x86_vec *d, v2a v, bool vex)
         store16(&d->u64[2], (v2a){0, 0});
 }
 
-// --- whole registers
-// ---------------------------------------------------------------------------------
+// --- whole registers -----------------------------------------------------------------------------
 
 ALWAYS_INLINE void full_load(struct x86_cpu *cpu, const struct x86_insn *insn, bool vex,
                              unsigned size, unsigned align)
@@ -122,8 +121,7 @@ static interp_exec_fn *select_full(const struct x86_insn *insn, const struct x86
     return back ? store[width][align] : load[width][align];
 }
 
-// --- scalars
-// -----------------------------------------------------------------------------------------
+// --- scalars -------------------------------------------------------------------------------------
 
 // MOVSS, MOVSD, MOVQ, MOVD from memory: the rest of the register becomes 0.
 ALWAYS_INLINE void scalar_load(struct x86_cpu *cpu, const struct x86_insn *insn, bool vex,
@@ -234,8 +232,7 @@ static interp_exec_fn *select_movd(const struct x86_insn *insn, const struct x86
     return rm->kind == X86_OPND_RM || rm->kind == X86_OPND_RM_REG ? gpr[vex][back][wide] : NULL;
 }
 
-// --- logic
-// -------------------------------------------------------------------------------------------
+// --- logic ---------------------------------------------------------------------------------------
 
 enum logic {
     LOGIC_AND,
@@ -303,8 +300,7 @@ static interp_exec_fn *select_logic(const struct x86_insn *insn, const struct x8
     return table[op][width][insn->has_mem != 0];
 }
 
-// --- selection
-// ---------------------------------------------------------------------------------------
+// --- selection -----------------------------------------------------------------------------------
 
 static bool named(const char *mnemonic, const char *const *names)
 {

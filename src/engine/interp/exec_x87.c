@@ -65,8 +65,7 @@ ALWAYS_INLINE void record_data(struct x86_cpu *cpu, const struct x86_insn *insn,
     cpu->x87.fds = cpu->seg[insn->seg].sel;
 }
 
-// --- operands
-// ----------------------------------------------------------------------------------------
+// --- operands ------------------------------------------------------------------------------------
 
 ALWAYS_INLINE void exec_load(struct x86_cpu *cpu, const struct x86_insn *insn, unsigned size)
 {

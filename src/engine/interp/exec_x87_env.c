@@ -107,8 +107,7 @@ static void exec_fwait(struct x86_cpu *cpu, const struct x86_insn *insn)
     x86_check_fwait(cpu);
 }
 
-// --- images
-// ------------------------------------------------------------------------------------------
+// --- images --------------------------------------------------------------------------------------
 
 static void put16(uint8_t *p, uint32_t v)
 {

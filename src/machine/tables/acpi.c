@@ -78,8 +78,7 @@ static void put_gas(struct bytes *out, uint8_t space, uint8_t bits, uint8_t acce
     bytes_put64(out, address);
 }
 
-// --- DSDT
-// -----------------------------------------------------------------------------------------
+// --- DSDT ----------------------------------------------------------------------------------------
 
 static void dsdt_sleep_state(struct bytes *aml, const char *name, unsigned type)
 {
@@ -257,8 +256,7 @@ static void put_dsdt(struct bytes *out, const struct acpi_config *config)
     table_end(out, start);
 }
 
-// --- Other tables
-// ---------------------------------------------------------------------------------
+// --- Other tables --------------------------------------------------------------------------------
 
 static void put_facs(struct bytes *out)
 {
