@@ -4,21 +4,9 @@
 // narrow ones).
 #pragma once
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-// cmocka.h wants the four above.
-#include <cmocka.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/clock.h"
-#include "base/state.h"
-#include "base/timer.h"
-#include "devices/irq.h"
-#include "memory/memory.h"
+#include "device_test.h"
+#include <stdio.h>
 
 #define BENCH_LINES 32
 #define BENCH_EPOCH_NS 1700000000000000000u // 2023-11-14 22:13:20 UTC
@@ -56,20 +44,9 @@ static inline void bench_fini(struct bench *bench)
     timer_queue_destroy(&bench->timers);
 }
 
-// Lets time pass, stopping at each deadline on the way as the I/O thread would.
 static inline void bench_advance(struct bench *bench, uint64_t ns)
 {
-    uint64_t end = bench->clock.ns + ns;
-
-    for (;;) {
-        uint64_t next = timer_queue_next(&bench->timers);
-        if (next > end)
-            break;
-        if (next > bench->clock.ns)
-            clock_counted_advance(&bench->clock, next - bench->clock.ns);
-        timer_queue_run(&bench->timers);
-    }
-    clock_counted_advance(&bench->clock, end - bench->clock.ns);
+    advance(&bench->clock, &bench->timers, ns);
 }
 
 static inline uint64_t bench_read(const struct io_region *region, uint64_t offset, unsigned size)
@@ -105,29 +82,4 @@ static inline void bench_write(const struct io_region *region, uint64_t offset, 
             sent &= (UINT64_C(1) << (8 * part)) - 1;
         region->ops->write(region->opaque, offset + done, sent, part);
     }
-}
-
-static inline void bench_check_desc(const struct state_desc *desc)
-{
-    char why[256] = "";
-    if (!state_desc_check(desc, why, sizeof(why)))
-        fail_msg("%s", why);
-}
-
-// Saves `from`, loads it into `to`, saves that and compares the two.
-static inline void bench_round_trip(const struct state_desc *desc, void *from, void *to)
-{
-    struct state_buffer first = {0}, second = {0};
-    struct error err = {0};
-    size_t offset = 0;
-
-    assert_int_equal(state_save(&first, desc, from), 0);
-    if (state_load(&first, &offset, desc, to, &err) < 0)
-        fail_msg("%s", err.message);
-    assert_int_equal(offset, first.size);
-    assert_int_equal(state_save(&second, desc, to), 0);
-    assert_int_equal(first.size, second.size);
-    assert_memory_equal(first.data, second.data, first.size);
-    state_buffer_free(&first);
-    state_buffer_free(&second);
 }

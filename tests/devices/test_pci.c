@@ -323,18 +323,16 @@ static void state_round_trip(void **state)
     struct fixture *f = *state;
     struct fixture *g;
 
-    bench_check_desc(&pci_device_state);
-    bench_check_desc(&pci_bus_state);
     setup((void **)&g);
     config_write(f, 3, 0, 0x14, 0xE0000000, 4);
     config_write(f, 3, 0, 4, 2, 2);
     pci_device_set_intx(&f->card, true);
     config_write(f, 1, 3, 0x40, 0x1000, 4);
-    bench_round_trip(&pci_bus_state, &f->bus, &g->bus);
-    bench_round_trip(&pci_device_state, &f->card, &g->card);
-    bench_round_trip(&pci_device_state, &f->piix.host, &g->piix.host);
-    bench_round_trip(&pci_device_state, &f->piix.isa, &g->piix.isa);
-    bench_round_trip(&pci_device_state, &f->piix.pm, &g->piix.pm);
+    check_state(&pci_bus_state, &f->bus, &g->bus);
+    check_state(&pci_device_state, &f->card, &g->card);
+    check_state(&pci_device_state, &f->piix.host, &g->piix.host);
+    check_state(&pci_device_state, &f->piix.isa, &g->piix.isa);
+    check_state(&pci_device_state, &f->piix.pm, &g->piix.pm);
     assert_true(g->bench.level[11]);
     assert_int_equal(memory_mmio_read(g->memory, 0xE0000008, 4), 8);
     assert_int_not_equal(memory_pio_read(g->memory, 0x1008, 4), 0xFFFFFFFF);

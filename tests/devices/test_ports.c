@@ -117,11 +117,10 @@ static void state_round_trip(void **state)
     struct fixture *f = *state;
     struct misc_ports other;
 
-    bench_check_desc(&misc_ports_state);
     misc_ports_init(&other, &f->ports.config);
     bench_write(&f->post, 7, 0x77, 1);
     bench_write(&f->reset, 0, 2, 1);
-    bench_round_trip(&misc_ports_state, &f->ports, &other);
+    check_state(&misc_ports_state, &f->ports, &other);
     assert_int_equal(other.pages[7], 0x77);
     struct state_buffer saved = {0};
     struct error err = {0};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // See rig.h.
 #include "rig.h"
+#include "../quiet_platform.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,28 +16,6 @@ static int intr_ack(void *opaque)
 static uint64_t tsc(void *opaque)
 {
     return ++((struct rig *)opaque)->tsc;
-}
-static uint8_t get_cr8(void *opaque)
-{
-    return 0;
-}
-static void set_cr8(void *opaque, uint8_t cr8)
-{
-}
-static bool msr_read(void *opaque, uint32_t msr, uint64_t *value)
-{
-    return false;
-}
-static bool msr_write(void *opaque, uint32_t msr, uint64_t value)
-{
-    return false;
-}
-static void ferr(void *opaque, bool level)
-{
-}
-static bool apic_enabled(void *opaque)
-{
-    return true;
 }
 static uint64_t port_read(void *opaque, uint64_t offset, unsigned size)
 {
@@ -121,20 +100,11 @@ struct rig *rig_create(enum rig_mode mode)
         x86_cpu_model_parse(&rig->model, "max", &err) != 0)
         die(err.message);
     rig->pending_vector = -1;
-    rig->platform = (struct x86_platform){
-        .opaque = rig,
-        .memory = rig->memory,
-        .intr_ack = intr_ack,
-        .tsc = tsc,
-        .tsc_hz = 1000000000,
-        .get_cr8 = get_cr8,
-        .set_cr8 = set_cr8,
-        .msr_read = msr_read,
-        .msr_write = msr_write,
-        .ferr = ferr,
-        .cpu_count = 1,
-        .apic_enabled = apic_enabled,
-    };
+    rig->platform = quiet_platform();
+    rig->platform.opaque = rig;
+    rig->platform.memory = rig->memory;
+    rig->platform.intr_ack = intr_ack;
+    rig->platform.tsc = tsc;
     rig->cpu = aligned_alloc(64, (sizeof(struct x86_cpu) + 63) & ~(size_t)63);
     memset(rig->cpu, 0, sizeof(struct x86_cpu));
     rig->cpu->platform = &rig->platform;

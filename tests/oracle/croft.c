@@ -5,6 +5,7 @@
 //
 // An exception is observed as a kernel would: every IDT gate leads to a HLT of its own, the stack
 // of the TSS holds the frame, CR2 the address. So a case also checks delivery.
+#include "../quiet_platform.h"
 #include "base/error.h"
 #include "case.h"
 #include "engine/engine.h"
@@ -49,62 +50,12 @@
 #define PTE_NX (UINT64_C(1) << 63)
 
 static struct memory *memory;
+static struct x86_platform platform;
 static struct x86_cpu *cpu;
 static struct engine *engine;
 static struct engine_vcpu *vcpu;
 static struct x86_cpu_model model;
 static uint8_t content[ORACLE_MEMORY_SIZE];
-
-// --- a platform that answers nothing -------------------------------------------------------------
-
-static int no_interrupt(void *opaque)
-{
-    return -1;
-}
-static uint64_t no_tsc(void *opaque)
-{
-    return 0;
-}
-static uint8_t cr8_read(void *opaque)
-{
-    return 0;
-}
-static void cr8_write(void *opaque, uint8_t cr8)
-{
-}
-static bool no_msr_read(void *opaque, uint32_t msr, uint64_t *value)
-{
-    return false;
-}
-static bool no_msr_write(void *opaque, uint32_t msr, uint64_t value)
-{
-    return false;
-}
-static uint64_t no_hypercall(void *opaque, uint64_t nr, const uint64_t args[4])
-{
-    return 0;
-}
-static void no_ferr(void *opaque, bool level)
-{
-}
-static bool apic_on(void *opaque)
-{
-    return true;
-}
-
-static struct x86_platform platform = {
-    .intr_ack = no_interrupt,
-    .tsc = no_tsc,
-    .tsc_hz = 1000000000,
-    .get_cr8 = cr8_read,
-    .set_cr8 = cr8_write,
-    .msr_read = no_msr_read,
-    .msr_write = no_msr_write,
-    .hypercall = no_hypercall,
-    .ferr = no_ferr,
-    .cpu_count = 1,
-    .apic_enabled = apic_on,
-};
 
 // --- the little system around a case -------------------------------------------------------------
 
@@ -189,6 +140,7 @@ int oracle_croft_init(void)
         return -1;
     }
     memset(cpu, 0, sizeof(*cpu));
+    platform = quiet_platform();
     platform.memory = memory;
     cpu->platform = &platform;
     cpu->model = &model;
