@@ -143,8 +143,10 @@ static void debug_character(void *opaque, uint8_t character)
 {
     struct board *board = &((struct machine *)opaque)->board;
     bool newline = character == '\n';
+    // The log is the user's terminal, not the guest's: no control sequences.
     if (!newline)
-        board->debug_line[board->debug_length++] = (char)character;
+        board->debug_line[board->debug_length++] =
+            character >= ' ' && character < 0x7f ? (char)character : '.';
     if (newline || board->debug_length == sizeof(board->debug_line) - 1) {
         board->debug_line[board->debug_length] = 0;
         log_info("port E9h: %s", board->debug_line);

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line on good and bad input: exit status, and one line that names the cause and the remedy.
 
-usage: cli_test.py --croft FILE --hello FILE --rubbish FILE [--rounds N]
+usage: cli_test.py --croft FILE --hello FILE --rubbish FILE --flood FILE [--rounds N]
 """
 import argparse
 import json
@@ -23,6 +23,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--croft", required=True)
 parser.add_argument("--hello", required=True)
 parser.add_argument("--rubbish", required=True)
+parser.add_argument("--flood", required=True)
 parser.add_argument("--rounds", type=int, default=5)
 args = parser.parse_args()
 work = tempfile.mkdtemp()
@@ -253,11 +254,28 @@ def rubbish():
                 [f"status {result.returncode}: {result.stderr.decode()}"])
 
 
+def flood():
+    """A guest that keeps a device busy, with output that nobody reads, still ends when it is asked to."""
+    for mode in ("port", "strings", "debug", "memory", "split"):
+        with subprocess.Popen([args.croft, "run", "--verbose", "--kernel", args.flood, "--append", mode, "--memory",
+                               "16M"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) as process:
+            time.sleep(1.5)
+            process.terminate()
+            try:
+                status = process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                status = None
+                process.kill()
+            verdict(f"flood {mode}", [] if status == 128 + signal.SIGTERM else [f"status {status}"])
+
+
 usage()
 bad_files()
 endings()
 terminal()
 serial_socket()
 rubbish()
+flood()
 print(f"{passed} passed, {failed} failed")
 sys.exit(1 if failed else 0)
