@@ -121,29 +121,43 @@ bool pv_msr_write(struct pv_vcpu *vcpu, uint32_t msr, uint64_t value)
     }
 }
 
-// The flag word in guest memory, or NULL when the guest named no RAM.
-static uint32_t *eoi_word(struct pv_vcpu *vcpu)
+// The flag word in guest memory, which is aligned and so inside its page, or NULL when the guest named
+// no RAM.
+static uint32_t *eoi_word(struct pv_vcpu *vcpu, struct memory_page *page)
 {
-    struct memory_page page;
     gpa_t at = vcpu->eoi & EOI_ADDRESS;
-    if (!(vcpu->eoi & ENABLE) || !memory_page(vcpu->pv->memory, at, &page) ||
-        (*page.flags & PAGE_FLAG_ROM))
+    if (!(vcpu->eoi & ENABLE) || !memory_page(vcpu->pv->memory, at, page) ||
+        (*page->flags & PAGE_FLAG_ROM))
         return NULL;
-    *page.flags |= PAGE_FLAG_DIRTY;
-    return (uint32_t *)(page.host + (at & PAGE_OFFSET_MASK));
+    return (uint32_t *)(page->host + (at & PAGE_OFFSET_MASK));
+}
+
+// A guest may put the word into a page of code.
+static void eoi_stored(struct pv_vcpu *vcpu, const struct memory_page *page)
+{
+    if (*page->flags != PAGE_FLAGS_PLAIN)
+        memory_page_stored(vcpu->pv->memory, NULL, vcpu->eoi & EOI_ADDRESS, sizeof(uint32_t),
+                           page->flags);
 }
 
 bool pv_eoi_offer(struct pv_vcpu *vcpu)
 {
-    uint32_t *word = eoi_word(vcpu);
+    struct memory_page page;
+    uint32_t *word = eoi_word(vcpu, &page);
     if (!word)
         return false;
     __atomic_fetch_or(word, EOI_FLAG, __ATOMIC_SEQ_CST);
+    eoi_stored(vcpu, &page);
     return true;
 }
 
 bool pv_eoi_claim(struct pv_vcpu *vcpu)
 {
-    uint32_t *word = eoi_word(vcpu);
-    return word && !(__atomic_fetch_and(word, ~EOI_FLAG, __ATOMIC_SEQ_CST) & EOI_FLAG);
+    struct memory_page page;
+    uint32_t *word = eoi_word(vcpu, &page);
+    if (!word)
+        return false;
+    bool given = !(__atomic_fetch_and(word, ~EOI_FLAG, __ATOMIC_SEQ_CST) & EOI_FLAG);
+    eoi_stored(vcpu, &page);
+    return given;
 }

@@ -164,7 +164,8 @@ static uint64_t ucode_revision(const struct x86_cpu *cpu)
 
 uint64_t x86_rdtsc(struct x86_cpu *cpu)
 {
-    return cpu->platform->tsc(cpu->platform->opaque) + cpu->tsc_offset;
+    return cpu->platform->tsc(cpu->platform->opaque) +
+           atomic_load_explicit(&cpu->tsc_offset, memory_order_relaxed);
 }
 
 static void move_tsc(struct x86_cpu *cpu, uint64_t delta)

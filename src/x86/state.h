@@ -257,7 +257,9 @@ struct x86_cpu {
     uint64_t dr6_pending; // bits to be merged into DR6 when the pending #DB trap is delivered
     uint64_t efer, star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-    uint64_t pat, misc_enable, tsc_offset, tsc_adjust, spec_ctrl, debugctl;
+    uint64_t pat, misc_enable;
+    _Atomic uint64_t tsc_offset; // the APIC timer's thread reads it
+    uint64_t tsc_adjust, spec_ctrl, debugctl;
     uint64_t mtrr_def, mtrr_fixed[11], mtrr_base[8], mtrr_mask[8];
     uint64_t mcg_status, mcg_ctl, mc_bank[32][4];
     uint64_t pdpte[4]; // loaded with CR3 in PAE paging
@@ -265,7 +267,7 @@ struct x86_cpu {
     struct x86_table gdtr, idtr;
     bool nmi_blocked;
     bool nmi_pending;
-    uint8_t sipi_vector;
+    _Atomic uint8_t sipi_vector; // written by the sender's thread
 
     // --- delivery of events in progress (exception.c) ---
     struct {
