@@ -79,6 +79,11 @@ static void buffer_output(struct console *c, const uint8_t *data, size_t length)
     }
     if (c->out_size + length > OUTPUT_MAX) {
         size_t drop = c->out_size + length - OUTPUT_MAX;
+        // A quarter at once: making room byte by byte would move the whole buffer for each.
+        if (drop < OUTPUT_MAX / 4)
+            drop = OUTPUT_MAX / 4;
+        if (drop > c->out_size)
+            drop = c->out_size;
         memmove(c->out, c->out + drop, c->out_size - drop);
         c->out_size -= drop;
         if (!c->out_warned)

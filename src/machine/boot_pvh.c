@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define NOTE_PHYS32_ENTRY 18
+#define SEGMENTS_MAX 64 // kernels have a handful; more would only keep the loader busy
 #define START_INFO_MAGIC 0x336ec578u
 
 struct start_info { // hvm_start_info, version 1
@@ -116,6 +117,9 @@ int boot_pvh_load(struct memory *memory, const struct boot_config *config,
         memcpy(&eh, file->data, sizeof(eh));
         count = eh.e_phnum;
     }
+    if (count > SEGMENTS_MAX)
+        return error_set(err, ERROR_INPUT, "kernel '%s' has %u program headers; %d are accepted",
+                         file->path, count, SEGMENTS_MAX);
     for (unsigned i = 0; i < count; i++) {
         if (!segment_get(file, i, &segment))
             return error_set(err, ERROR_INPUT,
