@@ -363,7 +363,7 @@ void board_reset(struct machine *machine)
 {
     struct board *board = &machine->board;
     uint64_t size = machine->config.memory;
-    uint64_t below = size < LAYOUT_PCI32 ? size : LAYOUT_PCI32;
+    uint64_t below = layout_ram_below_4g(size);
 
     lapic_bus_reset(board->lapic_bus);
     // As firmware leaves it: the 8259 pair reaches the boot processor, for kernels that want no APIC.
@@ -388,7 +388,7 @@ void board_reset(struct machine *machine)
 static void smbios_tables(struct machine *machine)
 {
     uint64_t size = machine->config.memory;
-    uint64_t below = size < LAYOUT_PCI32 ? size : LAYOUT_PCI32;
+    uint64_t below = layout_ram_below_4g(size);
     struct x86_cpu *cpu = machine->vcpus[0].cpu;
     struct smbios_blob blob;
     struct error err = {0};

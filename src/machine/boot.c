@@ -61,7 +61,7 @@ void boot_file_free(struct boot_file *file)
 unsigned boot_e820_map(uint64_t memory_size, struct boot_e820 map[BOOT_E820_MAX])
 {
     unsigned n = 0;
-    uint64_t below = memory_size < LAYOUT_PCI32 ? memory_size : LAYOUT_PCI32;
+    uint64_t below = layout_ram_below_4g(memory_size);
 
     map[n++] = (struct boot_e820){0, LAYOUT_EBDA, BOOT_E820_RAM};
     map[n++] = (struct boot_e820){LAYOUT_EBDA, LAYOUT_LOW_END - LAYOUT_EBDA, BOOT_E820_RESERVED};
@@ -77,7 +77,7 @@ int boot_load_initrd(struct memory *memory, const struct boot_config *config, ui
                      uint64_t limit, gpa_t *gpa, uint64_t *size, struct error *err)
 {
     struct boot_file file;
-    uint64_t top = config->memory_size < LAYOUT_PCI32 ? config->memory_size : LAYOUT_PCI32;
+    uint64_t top = layout_ram_below_4g(config->memory_size);
 
     *gpa = *size = 0;
     if (!config->initrd)

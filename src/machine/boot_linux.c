@@ -112,7 +112,7 @@ int boot_linux_load(struct memory *memory, const struct boot_config *config,
         else if (relocatable && align > load && align < LAYOUT_PCI32)
             load = align;
     }
-    uint64_t top = config->memory_size < LAYOUT_PCI32 ? config->memory_size : LAYOUT_PCI32;
+    uint64_t top = layout_ram_below_4g(config->memory_size);
     if (init_size > INIT_SIZE_MAX || load + init_size > top)
         return error_set(
             err, ERROR_INPUT,

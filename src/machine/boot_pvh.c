@@ -133,7 +133,7 @@ int boot_pvh_load(struct memory *memory, const struct boot_config *config,
             return error_set(err, ERROR_INPUT,
                              "kernel '%s' is truncated: segment %u lies outside the file",
                              file->path, i);
-        uint64_t top = config->memory_size < LAYOUT_PCI32 ? config->memory_size : LAYOUT_PCI32;
+        uint64_t top = layout_ram_below_4g(config->memory_size);
         if (segment.paddr < LAYOUT_HIGH_RAM || segment.paddr > top ||
             segment.memsz > top - segment.paddr)
             return error_set(err, ERROR_INPUT,

@@ -36,3 +36,9 @@
 #define MACHINE_MEMORY_MIN MIB(2)
 #define MACHINE_MEMORY_MAX GIB(1024)
 #define MACHINE_CPUS_MAX 64
+
+// How much of `size` bytes of RAM lies below the PCI window; the rest is above 4 GiB.
+static inline uint64_t layout_ram_below_4g(uint64_t size)
+{
+    return size < LAYOUT_PCI32 ? size : LAYOUT_PCI32;
+}

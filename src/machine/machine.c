@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The life of a machine: built from a configuration, run on the calling thread as the I/O thread, reset,
 // ended.
+#include "backend/terminal.h"
 #include "base/log.h"
 #include "machine/internal.h"
 #include "x86/system.h"
@@ -152,6 +153,10 @@ static void on_signal(void *opaque, int fd, uint32_t events)
 
     if (read(fd, &info, sizeof(info)) != sizeof(info))
         return;
+    if (info.ssi_signo == SIGCONT) { // the shell had the terminal meanwhile
+        terminal_resume();
+        return;
+    }
     machine->end_signal = (int)info.ssi_signo;
     machine_request_end(machine, MACHINE_SIGNAL);
 }
@@ -163,6 +168,7 @@ static int watch_signals(struct machine *machine, struct error *err)
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGCONT);
     // Blocked before any thread starts, so that all of them are blocked there too.
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
@@ -187,7 +193,7 @@ static void board_unlock(void *opaque)
 static int add_memory(struct machine *machine, struct error *err)
 {
     uint64_t size = machine->config.memory;
-    uint64_t below = size < LAYOUT_PCI32 ? size : LAYOUT_PCI32;
+    uint64_t below = layout_ram_below_4g(size);
 
     if (memory_add_ram(machine->memory, "low", 0, LAYOUT_LOW_END, err) ||
         memory_add_ram(machine->memory, "bios area", LAYOUT_BIOS_AREA,

@@ -95,7 +95,7 @@ void memory_pio_write(struct memory *memory, uint16_t port, uint64_t value, unsi
 
 // Copies between the host and guest RAM/ROM (never device registers). False when any byte of the range
 // is not RAM (nothing is copied then) or the range wraps. Used by devices' DMA and by loaders.
-// memory_write honours dirty and code tracking
+// memory_write honours dirty and code tracking; writes to ROM are dropped.
 bool memory_read(struct memory *memory, gpa_t gpa, void *data, uint64_t size);
 bool memory_write(struct memory *memory, gpa_t gpa, const void *data, uint64_t size);
 
@@ -109,5 +109,5 @@ void memory_page_stored(struct memory *memory, void *writer, gpa_t gpa, uint64_t
 // membarrier(2) makes each running thread's earlier stores visible (a storing thread checks the flag
 // after its store). Cheap when the flag is already set.
 void memory_code_mark(struct memory *memory, gpa_t gpa);
-// No cache holds code of this page any more (caller guarantees it for all vCPUs) .
+// No cache holds code of this page any more (caller guarantees it for all vCPUs).
 void memory_code_unmark(struct memory *memory, gpa_t gpa);
