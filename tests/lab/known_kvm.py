@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a host's KVM differs from the manuals, each with what settles it.
+
+KNOWN: guest: [(pattern of the FAILED line, what the manual says and what was seen), ...]
+STOPS: guest: why it does not come to its end (a gap in the host's emulation of supervisor code).
+"""
+INT_N = "SDM INT n: a gate of DPL 3 may be used from ring 3; a KVM that intercepts INT n there and cannot emulate it raises #UD"
+KNOWN = {
+    "selftest64": [(r"int 80h: got vector 6", INT_N), (r"handlers: (resumed in ring 3|ran on): got", INT_N)],
+    "selftest32": [(r"int 80h: got vector 6", INT_N), (r"handlers: (resumed in ring 3|ran on): got", INT_N)],
+}
+STOPS = {}
