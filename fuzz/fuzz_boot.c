@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernel loaders (bzImage and PVH ELF) on damaged files. The first byte chooses the loader and which
-// magic numbers are put right, so that the fuzzer gets past them; the last two bytes choose the memory
-// size.
+// The kernel loaders (bzImage, Multiboot and PVH ELF) on damaged files. The first byte chooses the loader
+// and which magic numbers are put right, so that the fuzzer gets past them; the last byte chooses the
+// memory size.
 #include "machine/boot.h"
 #include "machine/layout.h"
 #include <elf.h>
@@ -30,16 +30,45 @@ static void mend_elf(uint8_t *file, size_t size, bool wide)
         // Program headers right behind the header, at most four.
         if (wide) {
             Elf64_Ehdr *eh = (Elf64_Ehdr *)file;
+            eh->e_machine = EM_X86_64;
             eh->e_phoff = sizeof(*eh);
             eh->e_phentsize = sizeof(Elf64_Phdr);
             eh->e_phnum &= 3;
         } else {
             Elf32_Ehdr *eh = (Elf32_Ehdr *)file;
+            eh->e_machine = EM_386;
             eh->e_phoff = sizeof(*eh);
             eh->e_phentsize = sizeof(Elf32_Phdr);
             eh->e_phnum &= 3;
         }
     }
+}
+
+// A header at offset 8, or behind the program headers of an ELF file, with a matching checksum.
+static void mend_multiboot(uint8_t *file, size_t size, bool elf)
+{
+    const uint32_t magic = 0x1badb002;
+    size_t at = elf ? sizeof(Elf64_Ehdr) + 4 * sizeof(Elf64_Phdr) : 8;
+    uint32_t flags;
+
+    if (size < at + 12)
+        return;
+    memcpy(&flags, file + at + 4, sizeof(flags));
+    flags &= elf ? 7 : 0x10007;
+    uint32_t checksum = -(magic + flags);
+    memcpy(file + at, &magic, 4);
+    memcpy(file + at + 4, &flags, 4);
+    memcpy(file + at + 8, &checksum, 4);
+}
+
+static int load(uint8_t choice, struct memory *memory, const struct boot_config *config,
+                const struct boot_file *file, struct boot_entry *entry, struct error *err)
+{
+    if (choice & 1)
+        return boot_linux_load(memory, config, file, entry, err);
+    if (choice & 8)
+        return boot_multiboot_load(memory, config, file, entry, err);
+    return boot_pvh_load(memory, config, file, entry, err);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -58,12 +87,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         mend_linux(file.data, file.size);
     else if (choice & 2)
         mend_elf(file.data, file.size, choice & 4);
+    if (!(choice & 1) && choice & 8 && choice & 16)
+        mend_multiboot(file.data, file.size, choice & 2);
     struct memory *memory = memory_create(NULL);
     memory_add_ram(memory, "low", 0, LAYOUT_LOW_END, NULL);
     memory_add_ram(memory, "main", LAYOUT_HIGH_RAM, memory_size - LAYOUT_HIGH_RAM, NULL);
     struct boot_config config = {.kernel = "fuzz", .cmdline = "a=b", .memory_size = memory_size};
-    int result = choice & 1 ? boot_linux_load(memory, &config, &file, &entry, &err)
-                            : boot_pvh_load(memory, &config, &file, &entry, &err);
+    int result = load(choice, memory, &config, &file, &entry, &err);
     if ((result < 0) != (err.kind != ERROR_NONE))
         abort(); // a failure without a word, or a word without a failure
     memory_destroy(memory);

@@ -14,8 +14,10 @@ const char cli_run_help[] =
     "Boots a guest and stays with it until it ends. In a terminal, Ctrl-a x quits and\n"
     "Ctrl-a h lists the other keys.\n\n"
     "what to boot:\n"
-    "  --kernel FILE       Linux bzImage, or ELF with a PVH entry\n"
-    "  --initrd FILE       initial RAM disk\n"
+    "  --kernel FILE       Linux bzImage, Multiboot kernel, or ELF with a PVH entry\n"
+    "  --boot PROTOCOL     auto (default), linux, multiboot, pvh\n"
+    "  --initrd FILE       initial RAM disk; the first module of a Multiboot kernel\n"
+    "  --module 'FILE TEXT'  one more module of a Multiboot kernel; TEXT may be left out\n"
     "  --append TEXT       kernel command line\n"
     "the machine:\n"
     "  --memory SIZE       RAM: 512M (default), 4G, ...\n"
@@ -39,6 +41,8 @@ const char cli_run_help[] =
 
 enum {
     OPT_KERNEL = 256,
+    OPT_BOOT,
+    OPT_MODULE,
     OPT_INITRD,
     OPT_APPEND,
     OPT_MEMORY,
@@ -54,6 +58,8 @@ enum {
 };
 
 static const struct option options[] = {{"kernel", required_argument, NULL, OPT_KERNEL},
+                                        {"boot", required_argument, NULL, OPT_BOOT},
+                                        {"module", required_argument, NULL, OPT_MODULE},
                                         {"initrd", required_argument, NULL, OPT_INITRD},
                                         {"append", required_argument, NULL, OPT_APPEND},
                                         {"memory", required_argument, NULL, OPT_MEMORY},
@@ -107,6 +113,24 @@ static int parse_size(const char *text, uint64_t *bytes, struct error *err)
     return 0;
 }
 
+static int parse_boot(const char *text, enum boot_protocol *boot, struct error *err)
+{
+    static const struct {
+        const char *name;
+        enum boot_protocol boot;
+    } known[] = {{"auto", BOOT_AUTO},
+                 {"linux", BOOT_LINUX},
+                 {"multiboot", BOOT_MULTIBOOT},
+                 {"pvh", BOOT_PVH}};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(known); i++)
+        if (strcmp(text, known[i].name) == 0) {
+            *boot = known[i].boot;
+            return 0;
+        }
+    return error_set(err, ERROR_USAGE, "--boot '%s': use auto, linux, multiboot or pvh", text);
+}
+
 struct run_options {
     struct machine_config machine;
     bool stats, stats_json;
@@ -128,6 +152,16 @@ static int parse_options(int argc, char **argv, struct run_options *run, struct 
             break;
         case OPT_INITRD:
             m->initrd = value;
+            break;
+        case OPT_BOOT:
+            if (parse_boot(value, &m->boot, err))
+                return -1;
+            break;
+        case OPT_MODULE:
+            if (m->module_count == MACHINE_MODULES_MAX)
+                return error_set(err, ERROR_USAGE, "--module: at most %d modules",
+                                 MACHINE_MODULES_MAX);
+            m->modules[m->module_count++] = value;
             break;
         case OPT_APPEND:
             m->append = value;
@@ -183,9 +217,10 @@ static int parse_options(int argc, char **argv, struct run_options *run, struct 
         return error_set(err, ERROR_USAGE, "unexpected argument '%s'; see croft help run",
                          argv[optind]);
     if (!m->kernel)
-        return error_set(
-            err, ERROR_USAGE,
-            "--kernel FILE is needed: a Linux bzImage, or an ELF file with a PVH entry");
+        return error_set(err, ERROR_USAGE,
+                         "--kernel FILE is needed: a Linux bzImage, a Multiboot kernel or an ELF "
+                         "file with a PVH "
+                         "entry");
     return 0;
 }
 

@@ -464,8 +464,26 @@ static void acpi_tables(struct machine *machine)
     acpi_blob_free(&blob);
 }
 
+// The few fields of the BIOS data area (40:0) by which systems find out about conventional memory.
+static void bios_data_area(struct machine *machine)
+{
+    static const struct {
+        uint16_t offset, value;
+    } fields[] = {
+        {0x00, BOARD_COM1},        // the first serial port
+        {0x0e, LAYOUT_EBDA >> 4},  // segment of the extended BIOS data area
+        {0x13, LAYOUT_EBDA >> 10}, // KiB of conventional memory below it
+    };
+    static const uint8_t ebda_kib = (LAYOUT_LOW_END - LAYOUT_EBDA) >> 10;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(fields); i++)
+        memory_write(machine->memory, LAYOUT_BDA + fields[i].offset, &fields[i].value, 2);
+    memory_write(machine->memory, LAYOUT_EBDA, &ebda_kib, 1);
+}
+
 void board_tables(struct machine *machine)
 {
+    bios_data_area(machine);
     acpi_tables(machine);
     smbios_tables(machine);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "machine/boot.h"
+#include "machine/boot_elf.h"
 #include "machine/layout.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -115,18 +115,70 @@ int boot_load_cmdline(struct memory *memory, const struct boot_config *config, u
     return 0;
 }
 
+int boot_load_image(struct memory *memory, const struct boot_config *config, gpa_t gpa,
+                    const uint8_t *data, uint64_t size, uint64_t memory_size, const char *what,
+                    unsigned i, struct error *err)
+{
+    static const uint8_t zeroes[PAGE_SIZE];
+    uint64_t top = layout_ram_below_4g(config->memory_size);
+    bool low = gpa >= LAYOUT_BOOT_FREE && gpa < LAYOUT_EBDA;
+    uint64_t limit = low ? LAYOUT_EBDA : top;
+
+    if ((!low && gpa < LAYOUT_HIGH_RAM) || gpa > limit || memory_size > limit - gpa)
+        return error_set(err, ERROR_INPUT,
+                         "kernel '%s': %s %u wants %llu KiB at %#llx, outside the memory that "
+                         "kernels may use (192 to 639 KiB and 1 MiB to %llu MiB); use a larger "
+                         "--memory or another link address",
+                         config->kernel, what, i, (unsigned long long)(memory_size >> 10),
+                         (unsigned long long)gpa, (unsigned long long)(top >> 20));
+    memory_write(memory, gpa, data, size);
+    // RAM keeps what it held through a reset: a kernel may rely on what its file says, zeroes too.
+    for (uint64_t at = size; at < memory_size; at += sizeof(zeroes)) {
+        uint64_t part = memory_size - at;
+        memory_write(memory, gpa + at, zeroes, part < sizeof(zeroes) ? part : sizeof(zeroes));
+    }
+    return 0;
+}
+
+static enum boot_protocol protocol_of(const struct boot_file *file)
+{
+    if (boot_linux_is(file))
+        return BOOT_LINUX;
+    if (boot_multiboot_is(file))
+        return BOOT_MULTIBOOT;
+    return boot_elf_is(file) ? BOOT_PVH : BOOT_LINUX; // the loaders say what they miss
+}
+
+static int load_as(enum boot_protocol protocol, struct memory *memory,
+                   const struct boot_config *config, const struct boot_file *file,
+                   struct boot_entry *entry, struct error *err)
+{
+    if (file->size >= 2 && file->data[0] == 0x1f && file->data[1] == 0x8b)
+        return error_set(
+            err, ERROR_INPUT,
+            "kernel '%s' is compressed with gzip; unpack it first: gunzip -c FILE >NEW",
+            file->path);
+    if (protocol != BOOT_MULTIBOOT && config->module_count)
+        return error_set(err, ERROR_USAGE,
+                         "--module is for Multiboot kernels, and '%s' is booted by another "
+                         "protocol; use --initrd",
+                         file->path);
+    if (protocol == BOOT_MULTIBOOT)
+        return boot_multiboot_load(memory, config, file, entry, err);
+    if (protocol == BOOT_PVH)
+        return boot_pvh_load(memory, config, file, entry, err);
+    return boot_linux_load(memory, config, file, entry, err);
+}
+
 int boot_load(struct memory *memory, const struct boot_config *config, struct boot_entry *entry,
               struct error *err)
 {
     struct boot_file file;
-    int result;
 
     if (boot_file_read(&file, config->kernel, "kernel", err))
         return -1;
-    if (file.size >= 4 && memcmp(file.data, "\177ELF", 4) == 0)
-        result = boot_pvh_load(memory, config, &file, entry, err);
-    else
-        result = boot_linux_load(memory, config, &file, entry, err);
+    enum boot_protocol protocol = config->protocol ? config->protocol : protocol_of(&file);
+    int result = load_as(protocol, memory, config, &file, entry, err);
     boot_file_free(&file);
     return result;
 }

@@ -58,8 +58,9 @@ void boot_entry_apply(const struct boot_entry *entry, struct x86_cpu *cpu)
     }
     memset(cpu->gpr, 0, sizeof(cpu->gpr));
     cpu->gpr[X86_RSP] = LAYOUT_BOOT_STACK;
-    cpu->gpr[X86_RSI] = entry->rsi;
+    cpu->gpr[X86_RAX] = entry->rax;
     cpu->gpr[X86_RBX] = entry->rbx;
+    cpu->gpr[X86_RSI] = entry->rsi;
     cpu->rip = entry->rip;
     cpu->activity = X86_ACTIVE;
     x86_mode_changed(cpu);

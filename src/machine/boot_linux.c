@@ -62,16 +62,21 @@ static void zp_put_e820(uint8_t *zero_page, uint64_t memory_size)
     zp_put(zero_page, ZP_E820_ENTRIES, n, 1);
 }
 
+bool boot_linux_is(const struct boot_file *file)
+{
+    return file->size >= HEADER_MIN && field(file, HDR_BOOT_FLAG, 2) == 0xaa55 &&
+           field(file, HDR_MAGIC, 4) == 0x53726448;
+}
+
 int boot_linux_load(struct memory *memory, const struct boot_config *config,
                     const struct boot_file *file, struct boot_entry *entry, struct error *err)
 {
     uint8_t zero_page[PAGE_SIZE] = {0};
 
-    if (file->size < HEADER_MIN || field(file, HDR_BOOT_FLAG, 2) != 0xaa55 ||
-        field(file, HDR_MAGIC, 4) != 0x53726448)
+    if (!boot_linux_is(file))
         return error_set(err, ERROR_INPUT,
-                         "kernel '%s' is neither a Linux bzImage nor an ELF file; --kernel wants a "
-                         "file such as /boot/vmlinuz-*",
+                         "kernel '%s' is neither a Linux bzImage nor an ELF file nor has it a "
+                         "Multiboot header; --kernel wants a file such as /boot/vmlinuz-*",
                          file->path);
     unsigned version = (unsigned)field(file, HDR_VERSION, 2);
     if (version < 0x206 || !(field(file, HDR_LOADFLAGS, 1) & LOADED_HIGH))

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // PVH direct boot (Xen's docs/misc/pvh.pandoc and public/arch-x86/hvm/start_info.h): an ELF file with a
 // PHYS32_ENTRY note, entered in 32-bit protected mode without paging, EBX = start info.
-#include "machine/boot.h"
+#include "machine/boot_elf.h"
 #include "machine/layout.h"
 #include <elf.h>
 #include <string.h>
 
 #define NOTE_PHYS32_ENTRY 18
-#define SEGMENTS_MAX 64 // kernels have a handful; more would only keep the loader busy
 #define START_INFO_MAGIC 0x336ec578u
 
 struct start_info { // hvm_start_info, version 1
@@ -29,50 +28,13 @@ struct start_page {
     struct start_memmap memmap[BOOT_E820_MAX];
 };
 
-// One program header, whatever the ELF class.
-struct segment {
-    uint32_t type;
-    uint64_t offset, paddr, filesz, memsz, align;
-};
-
-static bool range_ok(const struct boot_file *file, uint64_t offset, uint64_t size)
-{
-    return offset <= file->size && size <= file->size - offset;
-}
-
-static bool segment_get(const struct boot_file *file, unsigned i, struct segment *out)
-{
-    if (file->data[EI_CLASS] == ELFCLASS64) {
-        Elf64_Ehdr eh;
-        Elf64_Phdr ph;
-        memcpy(&eh, file->data, sizeof(eh));
-        uint64_t at = eh.e_phoff + (uint64_t)i * eh.e_phentsize;
-        if (eh.e_phentsize < sizeof(ph) || eh.e_phoff > file->size ||
-            !range_ok(file, at, sizeof(ph)))
-            return false;
-        memcpy(&ph, file->data + at, sizeof(ph));
-        *out = (struct segment){ph.p_type,   ph.p_offset, ph.p_paddr,
-                                ph.p_filesz, ph.p_memsz,  ph.p_align};
-    } else {
-        Elf32_Ehdr eh;
-        Elf32_Phdr ph;
-        memcpy(&eh, file->data, sizeof(eh));
-        uint64_t at = eh.e_phoff + (uint64_t)i * eh.e_phentsize;
-        if (eh.e_phentsize < sizeof(ph) || !range_ok(file, at, sizeof(ph)))
-            return false;
-        memcpy(&ph, file->data + at, sizeof(ph));
-        *out = (struct segment){ph.p_type,   ph.p_offset, ph.p_paddr,
-                                ph.p_filesz, ph.p_memsz,  ph.p_align};
-    }
-    return true;
-}
-
 // The address in the PHYS32_ENTRY note of a PT_NOTE segment, or false.
-static bool find_entry(const struct boot_file *file, const struct segment *note, uint64_t *entry)
+static bool note_entry(const struct boot_file *file, const struct boot_elf_segment *note,
+                       uint64_t *entry)
 {
     uint64_t at = 0, align = note->align == 8 ? 8 : 4;
 
-    if (!range_ok(file, note->offset, note->filesz))
+    if (!boot_file_range(file, note->offset, note->filesz))
         return false;
     const uint8_t *notes = file->data + note->offset;
     while (note->filesz - at >= sizeof(Elf64_Nhdr)) {
@@ -96,71 +58,36 @@ static bool find_entry(const struct boot_file *file, const struct segment *note,
     return false;
 }
 
+static bool find_entry(const struct boot_elf *elf, uint64_t *entry)
+{
+    for (unsigned i = 0; i < elf->segments; i++) {
+        struct boot_elf_segment segment = boot_elf_segment_get(elf, i);
+        if (segment.type == PT_NOTE && note_entry(elf->file, &segment, entry))
+            return true;
+    }
+    return false;
+}
+
 int boot_pvh_load(struct memory *memory, const struct boot_config *config,
                   const struct boot_file *file, struct boot_entry *entry, struct error *err)
 {
-    struct segment segment;
-    uint64_t start = 0, kernel_end = 0;
-    unsigned count, class = file->size > EI_CLASS ? file->data[EI_CLASS] : 0;
-    bool found = false;
+    struct boot_elf elf;
+    uint64_t start, kernel_end;
 
-    if (file->size < sizeof(Elf64_Ehdr) || (class != ELFCLASS32 && class != ELFCLASS64) ||
-        file->data[EI_DATA] != ELFDATA2LSB)
-        return error_set(err, ERROR_INPUT, "kernel '%s' is a damaged or big-endian ELF file",
-                         file->path);
-    if (class == ELFCLASS64) {
-        Elf64_Ehdr eh;
-        memcpy(&eh, file->data, sizeof(eh));
-        count = eh.e_phnum;
-    } else {
-        Elf32_Ehdr eh;
-        memcpy(&eh, file->data, sizeof(eh));
-        count = eh.e_phnum;
-    }
-    if (count > SEGMENTS_MAX)
-        return error_set(err, ERROR_INPUT, "kernel '%s' has %u program headers; %d are accepted",
-                         file->path, count, SEGMENTS_MAX);
-    for (unsigned i = 0; i < count; i++) {
-        if (!segment_get(file, i, &segment))
-            return error_set(err, ERROR_INPUT,
-                             "kernel '%s' is truncated: program header %u lies outside the file",
-                             file->path, i);
-        if (segment.type == PT_NOTE && !found)
-            found = find_entry(file, &segment, &start);
-        if (segment.type != PT_LOAD || segment.memsz == 0)
-            continue;
-        if (segment.filesz > segment.memsz || !range_ok(file, segment.offset, segment.filesz))
-            return error_set(err, ERROR_INPUT,
-                             "kernel '%s' is truncated: segment %u lies outside the file",
-                             file->path, i);
-        uint64_t top = layout_ram_below_4g(config->memory_size);
-        if (segment.paddr < LAYOUT_HIGH_RAM || segment.paddr > top ||
-            segment.memsz > top - segment.paddr)
-            return error_set(err, ERROR_INPUT,
-                             "kernel '%s': segment %u wants %llu KiB at %#llx, outside the VM's "
-                             "memory from 1 MiB to %llu MiB; use a larger --memory",
-                             file->path, i, (unsigned long long)(segment.memsz >> 10),
-                             (unsigned long long)segment.paddr, (unsigned long long)(top >> 20));
-        // RAM is zero where nothing was written: the rest of memsz (bss) needs no store on a fresh
-        // board, and after a reset the kernel may not rely on more than the file says.
-        memory_write(memory, segment.paddr, file->data + segment.offset, segment.filesz);
-        static const uint8_t zeroes[PAGE_SIZE];
-        for (uint64_t at = segment.filesz; at < segment.memsz; at += sizeof(zeroes)) {
-            uint64_t part = segment.memsz - at;
-            memory_write(memory, segment.paddr + at, zeroes,
-                         part < sizeof(zeroes) ? part : sizeof(zeroes));
-        }
-        if (segment.paddr + segment.memsz > kernel_end)
-            kernel_end = segment.paddr + segment.memsz;
-    }
-    if (!found)
+    if (boot_elf_open(&elf, file, err))
+        return -1;
+    if (!find_entry(&elf, &start))
         return error_set(err, ERROR_INPUT,
-                         "kernel '%s' is an ELF file without a PVH entry (Xen note PHYS32_ENTRY); "
-                         "use a bzImage, or a vmlinux built with CONFIG_PVH",
+                         "kernel '%s' is an ELF file without a PVH entry (Xen note PHYS32_ENTRY) "
+                         "and without a Multiboot header; use a bzImage, or a vmlinux built with "
+                         "CONFIG_PVH",
                          file->path);
     if (start >= LAYOUT_PCI32)
         return error_set(err, ERROR_INPUT, "kernel '%s': PVH entry %#llx lies above memory",
                          file->path, (unsigned long long)start);
+
+    if (boot_elf_load(memory, config, &elf, &kernel_end, err))
+        return -1;
 
     gpa_t initrd;
     uint64_t initrd_size;

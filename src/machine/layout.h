@@ -12,6 +12,7 @@
 
 #include "base/types.h"
 
+#define LAYOUT_BDA UINT64_C(0x400) // the BIOS data area
 #define LAYOUT_LOW_END UINT64_C(0xa0000)
 #define LAYOUT_EBDA UINT64_C(0x9fc00)
 #define LAYOUT_BIOS_AREA UINT64_C(0xc0000)
@@ -27,11 +28,13 @@
 
 // Where direct boots put what a firmware would have prepared.
 #define LAYOUT_BOOT_GDT UINT64_C(0x500)
-#define LAYOUT_BOOT_PARAMS UINT64_C(0x7000) // Linux zero page, or PVH start info
+#define LAYOUT_BOOT_PARAMS \
+    UINT64_C(0x7000) // Linux zero page, PVH start info or Multiboot information
 #define LAYOUT_BOOT_TABLES UINT64_C(0x9000) // page tables: PML4, PDPT, 4 page directories
 #define LAYOUT_BOOT_STACK UINT64_C(0x8ff0)
 #define LAYOUT_BOOT_CMDLINE UINT64_C(0x20000)
 #define LAYOUT_BOOT_CMDLINE_MAX UINT64_C(0x10000)
+#define LAYOUT_BOOT_FREE UINT64_C(0x30000) // from here to the EBDA kernels may load
 
 #define MACHINE_MEMORY_MIN MIB(2)
 #define MACHINE_MEMORY_MAX GIB(1024)

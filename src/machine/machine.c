@@ -61,8 +61,11 @@ void machine_request_reset(struct machine *machine)
 // Loads what boots and puts every processor into its first state. No vCPU runs.
 static int machine_power_up(struct machine *machine, struct error *err)
 {
-    struct boot_config boot = {.kernel = machine->config.kernel,
+    struct boot_config boot = {.protocol = machine->config.boot,
+                               .kernel = machine->config.kernel,
                                .initrd = machine->config.initrd,
+                               .modules = machine->config.modules,
+                               .module_count = machine->config.module_count,
                                .cmdline = machine->config.append ? machine->config.append : "",
                                .memory_size = machine->config.memory,
                                .rsdp = machine->rsdp};

@@ -6,6 +6,16 @@
 #include "engine/engine.h"
 #include <stdio.h>
 
+// How the kernel is started. AUTO: a Linux bzImage by its own protocol, else Multiboot when the file
+// has the header, else PVH.
+enum boot_protocol {
+    BOOT_AUTO,
+    BOOT_LINUX,
+    BOOT_MULTIBOOT,
+    BOOT_PVH
+};
+#define MACHINE_MODULES_MAX 64
+
 struct machine_config {
     const char *name;   // shown in messages
     const char *engine; // "auto" or an engine's name
@@ -13,7 +23,10 @@ struct machine_config {
     uint64_t memory;    // bytes of RAM
     unsigned cpus;      // 1..MACHINE_CPUS_MAX
     const char *kernel; // required
-    const char *initrd; // or NULL
+    enum boot_protocol boot;
+    const char *initrd;                       // or NULL
+    const char *modules[MACHINE_MODULES_MAX]; // Multiboot modules: "PATH" or "PATH TEXT"
+    unsigned module_count;
     const char *append; // or NULL
     const char *serial; // see console_open()
     bool no_reboot;     // a reset ends the run
