@@ -125,7 +125,7 @@ def bad_files():
     bad("ELF header only", hello[:52], "damaged|truncated")
     bad("ELF without note", hello.replace(b"Xen\0", b"Xon\0"), "without a PVH entry")
     bad("ELF outside memory", hello.replace(struct.pack("<II", 0x100000, 0x100000),
-                                            struct.pack("<II", 0x100000, 0xf0000000)), "outside the VM's memory")
+                                            struct.pack("<II", 0x100000, 0xf0000000)), "outside the memory")
     expect("missing initrd", ["run", "--kernel", kernel, "--initrd", "/nonexistent"], 3, "initrd '/nonexistent'")
     big = path("big")
     os.truncate(big, 200 << 20)
