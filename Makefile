@@ -2,7 +2,7 @@
 # Short names for the long commands. Meson does the building.
 BUILD ?= build
 
-.PHONY: all demo check check-full bench fuzz format lint install clean setup
+.PHONY: all demo check check-full bench faults fuzz format lint install clean setup
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -29,6 +29,9 @@ bench: all
 
 fuzz: setup
 	@scripts/fuzz $(or $(SECONDS),30)
+
+faults: setup
+	@scripts/faults $(FAULTS_ARGS)
 
 format:
 	@clang-format -i $$(git ls-files '*.c' '*.h')
