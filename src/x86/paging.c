@@ -92,6 +92,11 @@ static unsigned phys_bits(const struct x86_cpu *cpu)
     return cpu->model ? cpu->model->phys_bits : 52;
 }
 
+static bool is_amd(const struct x86_cpu *cpu)
+{
+    return cpu->model && cpu->model->vendor == X86_VENDOR_AMD;
+}
+
 // Address bits at and above the processor's physical width.
 static uint64_t beyond_phys(const struct x86_cpu *cpu)
 {
@@ -172,6 +177,9 @@ static enum verdict walk_64(struct x86_cpu *cpu, gva_t lin, gpa_t table, unsigne
         if (!(value & PTE_P))
             return WALK_NOT_PRESENT;
         if (unlikely(value & reserved))
+            return WALK_RESERVED;
+        // APM vol. 2, 5.3.3: no global bit in a PML4E. (Intel's processors ignore it there.)
+        if (unlikely((value & PTE_G) && shift == 39) && is_amd(cpu))
             return WALK_RESERVED;
         walk->user &= (value & PTE_U) != 0;
         walk->writable &= (value & PTE_W) != 0;

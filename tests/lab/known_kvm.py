@@ -5,8 +5,11 @@ KNOWN: guest: [(pattern of the FAILED line, what the manual says and what was se
 STOPS: guest: why it does not come to its end (a gap in the host's emulation of supervisor code).
 """
 INT_N = "SDM INT n: a gate of DPL 3 may be used from ring 3; a KVM that intercepts INT n there and cannot emulate it raises #UD"
+SMAP_FETCH = "SDM vol. 3A, 4.6.1: SMAP concerns data accesses; the emulator applies it to its own fetches"
 KNOWN = {
     "selftest64": [(r"int 80h: got vector 6", INT_N), (r"handlers: (resumed in ring 3|ran on): got", INT_N)],
     "selftest32": [(r"int 80h: got vector 6", INT_N), (r"handlers: (resumed in ring 3|ran on): got", INT_N)],
+    "paging64": [(r"fetch cpl 0 .* smap 1 ac 0", SMAP_FETCH)],
+    "paging32": [(r"fetch cpl 0 .* smap 1 ac 0", SMAP_FETCH)],
 }
 STOPS = {}

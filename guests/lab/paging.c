@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Paging in every mode: which access faults, with which error code, and what it leaves in the entries; what
+// must be forgotten when; the rules of the registers that switch it. SDM vol. 3A, chapter 4.
+#include "paging.h"
+
+static void shape_all(enum shape shape, const char *const names[])
+{
+    paging_on(shape);
+    static void (*const groups[])(void) = {paging_rights, paging_reserved, paging_dirty};
+    for (unsigned i = 0; i < sizeof(groups) / sizeof(groups[0]); i++)
+        if (lab_section(names[i]))
+            groups[i]();
+    paging_off();
+}
+
+int main(void)
+{
+    cpu = (struct paging_cpu){.pse = lab_has(1, 0, 3, 3),
+                              .pae = lab_has(1, 0, 3, 6),
+                              .pge = lab_has(1, 0, 3, 13),
+                              .pse36 = lab_has(1, 0, 3, 17),
+                              .pcid = lab_has(1, 0, 2, 17),
+                              .smep = lab_has(7, 0, 1, 7),
+                              .smap = lab_has(7, 0, 1, 20),
+                              .invpcid = lab_has(7, 0, 1, 10),
+                              .nx = lab_has(0x80000001, 0, 3, 20),
+                              .gigabyte = lab_has(0x80000001, 0, 3, 26),
+                              .amd = lab_is_amd(),
+                              .width = 36};
+    if (lab_cpuid(0x80000000, 0).a >= 0x80000008)
+        cpu.width = lab_cpuid(0x80000008, 0).a & 0xff;
+    paging_brief = lab_asked("trials") || lab_asked("brief");
+#ifdef __x86_64__
+    static const char *const names64[] = {"4-level: rights", "4-level: reserved bits",
+                                          "4-level: accessed and dirty"};
+    shape_all(SHAPE_64, names64);
+#else
+    static const char *const names32[] = {"32-bit: rights", "32-bit: reserved bits",
+                                          "32-bit: accessed and dirty"};
+    shape_all(SHAPE_32, names32);
+    if (cpu.pae) {
+        static const char *const names_pae[] = {"PAE: rights", "PAE: reserved bits",
+                                                "PAE: accessed and dirty"};
+        shape_all(SHAPE_PAE, names_pae);
+    }
+#endif
+    return 0;
+}
