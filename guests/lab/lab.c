@@ -38,6 +38,7 @@ bool (*lab_handler[256])(struct lab_trap *trap);
 static u32 trials;
 static int tell_trials = -1;
 u32 lab_ended; // by a trap, not by the function's return
+static u32 running; // runs that have begun and not ended
 static struct lab_trap trap;
 static u8 ring0_stack[16384] __attribute__((aligned(16)));
 static u8 user_stack[16384] __attribute__((aligned(16)));
@@ -144,6 +145,12 @@ u32 lab_trapped(void)
     trap.frame = (ulong)(frame + 1);
     if (lab_handler[trap.vector] && lab_handler[trap.vector](&trap))
         return 0;
+    if (!running) { // there is nothing to go back to
+        lab_direct();
+        lab_check(false, "outside of a trial: vector %u error %x at %lx:%lx cr2 %lx", trap.vector,
+                  trap.error, trap.cs, trap.ip, trap.cr2);
+        lab_finish();
+    }
     lab_ended = 1;
     return 1;
 }
@@ -228,7 +235,9 @@ const struct lab_trap *lab_try(void (*function)(void *), void *argument)
 {
     if (!trial_begin())
         return &skipped;
+    running++;
     lab_call_raw(function, argument);
+    running--;
     return ended();
 }
 
@@ -257,7 +266,9 @@ const struct lab_trap *lab_enter(const struct lab_state *state)
 {
     if (!trial_begin())
         return &skipped;
+    running++;
     lab_enter_raw(state);
+    running--;
     return ended();
 }
 
@@ -277,7 +288,9 @@ static const struct lab_trap *user(void (*function)(void *), void *argument, ulo
     if (sysexit) {
         if (!trial_begin())
             return &skipped;
+        running++;
         lab_sysexit_raw(state.ip, state.sp, state.flags);
+        running--;
         return ended();
     }
 #endif
