@@ -13,4 +13,6 @@ KNOWN = {
     "paging64": [(r"fetch cpl 0 .* smap 1 ac 0", SMAP_FETCH)],
     "paging32": [(r"paging on: got vector 13", NO_OLD_PAGING), (r"fetch cpl 0 .* smap 1 ac 0", SMAP_FETCH)],
 }
-STOPS = {}
+STOPS = {
+    "v8632": "IRET to V86 mode is not emulated",
+}

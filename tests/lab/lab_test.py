@@ -123,6 +123,9 @@ def main():
         trial, number, section = stop
         if trial in skip_trials or number in skip_sections:
             break
+        if args.runner == "kvm" and name in known_kvm.STOPS:
+            gaps.append(f"trial {trial} ({section}): stopped")
+            break
         cause = re.search(r"KVM internal error.*?Code=.*?<(..)>((?: ..){0,5})", err.decode(errors="replace"), re.S)
         gaps.append(f"trial {trial} ({section}): " + (f"not emulated: {cause[1]}{cause[2]}" if cause else "stopped"))
         stops_in[number] = stops_in.get(number, 0) + 1
