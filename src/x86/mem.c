@@ -38,7 +38,7 @@ void x86_seg_check(struct x86_cpu *cpu, unsigned seg, uint64_t off, unsigned siz
     if (!code && conforming_or_down)
         ok = off > s->limit && last <= ((s->attr & X86_ATTR_DB) ? 0xffffffff : 0xffff);
     else
-        ok = last <= s->limit || s->limit == 0xffffffff;
+        ok = last <= s->limit;
     if (!ok)
         x86_raise_error(cpu, vector, 0);
 }
@@ -52,6 +52,14 @@ struct operand {
     unsigned size;
 };
 
+// An operand that runs past 4 GiB of a flat segment runs past its limit.
+static void flat_limit_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned size)
+{
+    if (cpu->lin_mask == 0xffffffff && lin + size - 1 > cpu->lin_mask &&
+        cpu->seg[seg].eff_base == 0)
+        x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
+}
+
 ALWAYS_INLINE void operand_translate(struct x86_cpu *cpu, struct operand *op, unsigned seg,
                                      gva_t lin, unsigned size, enum x86_tlb_set set,
                                      unsigned access)
@@ -59,10 +67,8 @@ ALWAYS_INLINE void operand_translate(struct x86_cpu *cpu, struct operand *op, un
     unsigned room = (unsigned)(PAGE_SIZE - (lin & PAGE_OFFSET_MASK));
     op->size = size;
     op->first = size <= room ? size : room;
-    // An operand that runs past 4 GiB of a flat segment runs past its limit.
-    if (unlikely(size > room) && cpu->lin_mask == 0xffffffff && lin + size - 1 > cpu->lin_mask &&
-        cpu->seg[seg].eff_base == 0)
-        x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
+    if (unlikely(size > room))
+        flat_limit_check(cpu, seg, lin, size);
     // Canonical form is a property of the whole operand, judged before any page.
     if (unlikely(size > room) && (cpu->efer & X86_EFER_LMA) &&
         !x86_canonical((lin + room) & cpu->lin_mask))
@@ -223,13 +229,14 @@ static void operand_store(struct x86_cpu *cpu, const struct operand *op, uint64_
         span_write(cpu, &op->span[1], (uint8_t *)&value + op->first, op->size - op->first);
 }
 
-// CR0.AM, RFLAGS.AC and CPL 3. Canonical form is judged before alignment.
+// CR0.AM, RFLAGS.AC and CPL 3. Canonical form and limits are judged before alignment.
 static void align_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned size, unsigned align)
 {
     if (likely(!x86_tlb_align_checked(cpu)) || (lin & (align - 1)) == 0 || (align & (align - 1)))
         return;
     if (!x86_canonical(lin) || !x86_canonical(lin + size - 1))
         x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
+    flat_limit_check(cpu, seg, lin, size);
     x86_raise_error(cpu, X86_AC, 0);
 }
 

@@ -24,7 +24,8 @@ static void seg_derive(struct x86_cpu *cpu, unsigned n)
     }
     seg->eff_base = seg->base;
     seg->unchecked = 0;
-    if (seg->limit != 0xffffffff || (seg->attr & X86_ATTR_UNUSABLE))
+    // With a base, an operand that runs past offset 4 GiB cannot be told by its linear address.
+    if (seg->limit != 0xffffffff || seg->base != 0 || (seg->attr & X86_ATTR_UNUSABLE))
         return;
     if (x86_real_mode(cpu) || x86_v86_mode(cpu)) {
         seg->unchecked = all; // no types here, only limits

@@ -149,10 +149,13 @@ static void call_same(struct x86_cpu *cpu, uint16_t sel, struct x86_desc *cs, ui
     else
         x86_frame_current(cpu, &f);
     x86_frame_reserve(cpu, &f, 2, slot, 0);
-    x86_check_target(cpu, cs, target, 0);
-    x86_desc_touch(cpu, cs);
+    // AMD's processors write the frame before they look at the target.
+    if (!x86_is_amd(cpu))
+        x86_check_target(cpu, cs, target, 0);
     x86_frame_push(cpu, &f, cpu->seg[X86_CS].sel, slot);
     x86_frame_push(cpu, &f, cpu->rip, slot);
+    x86_check_target(cpu, cs, target, 0);
+    x86_desc_touch(cpu, cs);
     cpu->gpr[X86_RSP] = f.sp;
     cpu->rip = target;
     set_cs(cpu, sel, cs, cpu->cpl);

@@ -104,7 +104,8 @@ static void test_unreal(void **state)
     x86_load_seg(cpu, X86_DS, 0x100);
     assert_int_equal(cpu->seg[X86_DS].base, 0x1000);
     assert_int_equal(cpu->seg[X86_DS].limit, 0xffffffff);
-    assert_true(cpu->seg[X86_DS].unchecked & X86_ACCESS_WRITE);
+    WORKS(x86_seg_check(cpu, X86_DS, 0xfffffffc, 4, X86_ACCESS_WRITE));
+    RAISES(X86_GP, 0, x86_seg_check(cpu, X86_DS, 0xfffffffd, 4, X86_ACCESS_WRITE));
 }
 
 static void test_lar(void **state)

@@ -368,6 +368,13 @@ static void block_publish(struct interp *it, struct interp_block *block, struct 
     }
 }
 
+// Bytes behind CS's limit are #GP before their page is looked at.
+static void check_cs_limit(struct interp *it, uint64_t rip)
+{
+    if (unlikely(it->cs_limited) && rip > it->cpu->seg[X86_CS].limit)
+        x86_raise_error(it->cpu, X86_GP, 0);
+}
+
 // Decodes the block at `lin`, whose first page is `first`. May raise when the first instruction lies across
 // the page's end and the second page faults.
 static struct interp_block *block_decode(struct interp *it, gva_t lin, struct x86_code_page first,
@@ -406,6 +413,7 @@ static struct interp_block *block_decode(struct interp *it, gva_t lin, struct x8
     }
     if (block->count == 0) { // across the page's end
         gva_t lin2 = ((lin & PAGE_MASK) + PAGE_SIZE) & cpu->lin_mask;
+        check_cs_limit(it, cpu->rip + avail);
         second = x86_fetch_page(cpu, lin2);
         if (second.host)
             page2 = page_hold(it, second.gpa);
@@ -456,6 +464,7 @@ NOINLINE static struct interp_block *block_get_slow(struct interp *it, gva_t lin
     uint64_t key;
     cpu->soft.insn = NULL;
     cpu->insn_rip = cpu->rip;
+    check_cs_limit(it, cpu->rip);
     page = x86_fetch_page(cpu, lin);
     gpa = page.gpa | (lin & PAGE_OFFSET_MASK);
     key = interp_key(gpa, it->mode);
@@ -464,6 +473,7 @@ NOINLINE static struct interp_block *block_get_slow(struct interp *it, gva_t lin
     it->stats.lookup_misses++;
     if (block && block->gpa2 != INTERP_NO_PAGE) {
         gva_t lin2 = ((lin & PAGE_MASK) + PAGE_SIZE) & cpu->lin_mask;
+        check_cs_limit(it, cpu->rip + (PAGE_SIZE - (lin & PAGE_OFFSET_MASK)));
         struct x86_code_page second = x86_fetch_page(cpu, lin2);
         if (second.gpa != block->gpa2) {
             gpa_t gpa2 = block->gpa2;

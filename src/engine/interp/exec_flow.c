@@ -108,7 +108,9 @@ EXEC(enter)
 {
     unsigned size = x->opsize, level = x->imm2 & 31;
     uint64_t mask = exec_mask(cpu->stack_size);
-    uint64_t sp = (exec_sp(cpu) - size) & mask, bp = cpu->gpr[X86_RBP] & mask, frame = sp;
+    uint64_t sp = (exec_sp(cpu) - size) & mask, bp = cpu->gpr[X86_RBP] & mask;
+    // rBP gets all of rSP, also where the stack uses SP only.
+    uint64_t frame = (cpu->gpr[X86_RSP] & ~mask) | sp;
     interp_write(cpu, X86_SS, sp, size, interp_get(cpu, X86_RBP, size));
     for (unsigned i = 1; i < level; i++) {
         uint64_t value;

@@ -367,7 +367,11 @@ EXEC(hypercall)
 
 EXEC(flush_line)
 {
-    x86_read8(cpu, x->seg, interp_ea(cpu, x)); // faults as a read would
+    // Faults as a read would, but code that cannot be read may be flushed (SDM vol. 2, CLFLUSH).
+    bool code = cpu->seg[x->seg].attr & 8; // of its type
+    gva_t lin =
+        x86_lin(cpu, x->seg, interp_ea(cpu, x), 1, code ? X86_ACCESS_EXEC : X86_ACCESS_READ);
+    x86_read_slow(cpu, x->seg, lin, 1);
 }
 EXEC(fence)
 {

@@ -33,15 +33,22 @@ ALWAYS_INLINE void vector_check_x87(struct x86_cpu *cpu, bool wait)
         x86_check_x87(cpu, wait);
 }
 
+// Real processors (Zen 4) look at the alignment before the segment's limit: #GP, not #SS.
+ALWAYS_INLINE void vector_check_align(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t ea,
+                                      unsigned align)
+{
+    if (unlikely((cpu->seg[insn->seg].eff_base + ea) & (align - 1)))
+        x86_raise_error(cpu, X86_GP, 0);
+}
+
 // The bytes of a memory operand: in guest memory itself when the TLB allows, else copied to
 // `bounce`. `align`: #GP(0) unless the linear address is a multiple of it.
 ALWAYS_INLINE void *vector_read_at(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t ea,
                                    unsigned size, unsigned align, void *bounce)
 {
+    vector_check_align(cpu, insn, ea, align);
     gva_t lin = x86_lin(cpu, insn->seg, ea, size, X86_ACCESS_READ);
     struct x86_tlb_entry *e = x86_tlb_entry(cpu, lin);
-    if (unlikely(lin & (align - 1)))
-        x86_raise_error(cpu, X86_GP, 0);
     if (x86_tlb_hit(e->tag_read, lin, size))
         return (void *)(lin + e->addend);
     x86_read_block_slow(cpu, insn->seg, lin, bounce, size);
@@ -65,10 +72,9 @@ ALWAYS_INLINE void *vector_store_begin(struct x86_cpu *cpu, const struct x86_ins
                                        uint64_t ea, unsigned size, unsigned align, void *bounce,
                                        struct vector_store *s)
 {
+    vector_check_align(cpu, insn, ea, align);
     s->lin = x86_lin(cpu, insn->seg, ea, size, X86_ACCESS_WRITE);
     s->entry = x86_tlb_entry(cpu, s->lin);
-    if (unlikely(s->lin & (align - 1)))
-        x86_raise_error(cpu, X86_GP, 0);
     if (x86_tlb_hit(s->entry->tag_write, s->lin, size))
         return (void *)(s->lin + s->entry->addend);
     x86_write_check_slow(cpu, insn->seg, s->lin, size);

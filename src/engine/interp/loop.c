@@ -236,12 +236,12 @@ static void interp_loop(struct interp *it, struct vm_exit *exit)
             continue;
         }
         block = interp_block_get(it);
-        if (unlikely(left < block->count)) {
-            run_part(it, block, (unsigned)left);
-            continue;
-        }
         if (unlikely(it->cs_limited) && cpu->rip + block->bytes - 1 > cpu->seg[X86_CS].limit) {
             step(it);
+            continue;
+        }
+        if (unlikely(left < block->count)) {
+            run_part(it, block, (unsigned)left);
             continue;
         }
         if (cpu->soft.link) {
