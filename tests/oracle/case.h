@@ -6,11 +6,11 @@
 //   CODE    one page, execute and read only, filled with HLT; the instruction lies somewhere in it,
 //           and an unmapped page follows. HLT at CPL 3 is #GP(0), which marks the end of a case.
 //   WINDOW  five pages of data: read-write, read-write, unmapped, read-only, unmapped.
-//   LOW     32-bit cases: none yet; 16-bit addresses find unmapped memory.
+// Segments (segments.c): flat ones as a Linux process has them, and an LDT with bases and limits.
 #pragma once
 
 #include "base/types.h"
-#include "x86/state.h"
+#include "x86/insn.h"
 
 #define ORACLE_CODE_BASE UINT64_C(0x20000000)
 #define ORACLE_WINDOW_BASE UINT64_C(0x30000000)
@@ -28,6 +28,7 @@
 #define ORACLE_DATA 0x2b
 
 struct oracle_fpu {
+    uint8_t in_use; // XSTATE_BV it is loaded with: what is clear is in its initial configuration
     uint16_t fcw, fsw, fop;
     uint8_t ftw; // one bit per physical register: 1 means not empty
     uint64_t fip, fdp;
@@ -38,7 +39,8 @@ struct oracle_fpu {
 
 struct oracle_state {
     uint64_t gpr[16];
-    uint64_t rip, rflags, fs_base, gs_base;
+    uint64_t rip; // within CS
+    uint64_t rflags, fs_base, gs_base;
     uint16_t cs, ss, ds, es, fs, gs;
     struct oracle_fpu fpu;
 };
@@ -54,6 +56,7 @@ struct oracle_case {
     uint16_t form;     // the row the bytes were made from; extra prefixes may turn it into another
     uint8_t code_size; // enum x86_code_size
     uint8_t size;      // bytes made; more than 15 is a fault to expect
+    uint8_t steps;     // instructions to run: 2 where a NOP follows to show a MOV SS shadow
     uint8_t bytes[24];
     uint16_t code_offset; // in the code page; the instruction may run past the page's end
     uint8_t filling;      // which filling of the window
@@ -69,6 +72,7 @@ struct oracle_result {
     int vector; // exception, ORACLE_DONE or ORACLE_DIED
     uint32_t error;
     uint64_t cr2; // #PF only
+    uint64_t dr6; // #DB only: the bits that say why, as far as a process is told
     struct oracle_state out;
     uint8_t memory[ORACLE_MEMORY_SIZE];
 };
@@ -84,13 +88,21 @@ static inline int oracle_memory_offset(uint64_t linear)
     return -1;
 }
 
+// segments.c
+// ----------------------------------------------------------------------------------------
+unsigned oracle_ldt_entries(void);
+uint64_t oracle_descriptor(uint16_t sel);    // 0 where there is none
+struct x86_seg oracle_segment(uint16_t sel); // what loading it gives; unusable where there is none
+int oracle_ldt_install(void); // for this process and its children; -1 where the kernel has no LDTs
+
 // gen.c
 // ---------------------------------------------------------------------------------------------
 struct oracle_options {
     uint64_t seed;
     const char *form;  // only forms whose name starts with this; NULL: all
     bool exact;        // ... is exactly this
-    uint8_t code_size; // X86_CODE64 or X86_CODE32
+    uint8_t code_size; // enum x86_code_size
+    bool ldt;          // the host has it; X86_CODE16 needs it
 };
 // Number of forms that take part under these options (0: the name matches none).
 unsigned oracle_gen_init(const struct oracle_options *options);
@@ -99,21 +111,22 @@ unsigned oracle_gen_init(const struct oracle_options *options);
 uint64_t oracle_gen_number(uint64_t i);
 // The case of this number: the same (number, seed, table) always gives the same case.
 void oracle_gen(struct oracle_case *c, uint64_t number);
-// Why this row is never generated, or NULL.
-const char *oracle_excluded(const char *mnemonic);
+// Why this row is never generated in this mode, or NULL.
+const char *oracle_excluded(const struct x86_form *form);
 // The window's content at the start of the case.
 void oracle_memory(const struct oracle_case *c, uint8_t memory[ORACLE_MEMORY_SIZE]);
 
 // native.c
 // ------------------------------------------------------------------------------------------
-int oracle_native_init(void); // 0, or -1 with a message on stderr
+// 0, or -1 with a message on stderr. *ldt: whether the LDT could be installed.
+int oracle_native_init(bool *ldt);
 // Runs `count` cases on the host's processor.
 void oracle_native_run(const struct oracle_case *cases, struct oracle_result *results,
                        unsigned count);
 
 // croft.c
 // -------------------------------------------------------------------------------------------
-int oracle_croft_init(void);
+int oracle_croft_init(bool ldt);
 void oracle_croft_run(const struct oracle_case *c, struct oracle_result *result);
 
 // compare.c

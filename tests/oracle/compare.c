@@ -190,6 +190,10 @@ enum oracle_verdict oracle_compare(const struct oracle_case *c, const struct ora
     bool late_ud = o->vector == X86_UD && ((n->vector == X86_PF && (n->error & 0x10)) ||
                                            (loose.lock && is_memory_fault(n->vector)));
     late_ud |= loose.lock && n->vector == X86_UD && o->vector == X86_GP;
+    // The same of the bytes behind CS's limit and behind the fifteenth.
+    late_ud |= ((o->vector == X86_UD && n->vector == X86_GP && n->error == 0) ||
+                (n->vector == X86_UD && o->vector == X86_GP && o->error == 0)) &&
+               (c->size > 14 || c->in.rip + c->size - 1 > oracle_segment(c->in.cs).limit);
     // Nor is it agreed whether UD1 has a ModRM byte to be fetched.
     late_ud |= n->vector == X86_UD && o->vector == X86_PF && (o->error & 0x10);
     // AMD's refuse a non-canonical offset even where the base of FS or GS makes the address canonical.
@@ -213,6 +217,7 @@ enum oracle_verdict oracle_compare(const struct oracle_case *c, const struct ora
             error_mask &= ~1u;
         same(&j, "error", 0, n->error & error_mask, o->error & error_mask);
         same(&j, "cr2", 0, n->cr2, o->cr2);
+        same(&j, "dr6", 0, n->dr6, o->dr6);
     }
     for (unsigned i = 0; i < 16; i++)
         if (loose.value)
@@ -249,7 +254,7 @@ void oracle_print_case(const struct oracle_case *c)
     const struct x86_form *form = case_form(c, &insn);
     x86_disassemble(text, sizeof(text), c->bytes, c->size, c->code_size, c->in.rip);
     printf("case %" PRIu64 " (seed %" PRIu64 ", %d-bit) %s%s%s: ", c->number, c->seed,
-           c->code_size == X86_CODE64 ? 64 : 32, x86_forms[c->form].name, form ? " as " : " as #UD",
+           16 << c->code_size, x86_forms[c->form].name, form ? " as " : " as #UD",
            form ? form->name : "");
     for (unsigned i = 0; i < c->size; i++)
         printf("%02x ", c->bytes[i]);
@@ -262,6 +267,8 @@ void oracle_print_state(const struct oracle_state *s)
         printf("    %-3s %016" PRIx64 "%s", gpr_names[i], s->gpr[i], i % 4 == 3 ? "\n" : "");
     printf("    rip %016" PRIx64 "    rflags %08" PRIx64 "    fs %" PRIx64 "    gs %" PRIx64 "\n",
            s->rip, s->rflags, s->fs_base, s->gs_base);
+    printf("    cs %04x ss %04x ds %04x es %04x fs %04x gs %04x\n", s->cs, s->ss, s->ds, s->es,
+           s->fs, s->gs);
     printf("    fcw %04x fsw %04x ftw %02x mxcsr %08x\n", s->fpu.fcw, s->fpu.fsw, s->fpu.ftw,
            s->fpu.mxcsr);
 }

@@ -28,10 +28,12 @@
 #define PDPT_HIGH 0x6000
 #define PD_HIGH 0x7000
 #define PT_HIGH 0x8000
-#define KERNEL 0x10000 // four pages: IDT, GDT and TSS, handlers, stack
+#define KERNEL 0x10000 // five pages: IDT, GDT and TSS, handlers, stack, LDT
 #define CODE 0x20000
 #define MEMORY 0x21000 // RW0, RW1, RO
 #define RAM_SIZE 0x30000
+
+#define ROUNDS_MAX 20000
 
 // Linear addresses of the kernel's pages.
 #define KERNEL_LINEAR UINT64_C(0xffffffff80000000)
@@ -40,6 +42,7 @@
 #define TSS_LINEAR (KERNEL_LINEAR + 0x1800)
 #define HANDLERS (KERNEL_LINEAR + 0x2000)
 #define STACK_TOP (KERNEL_LINEAR + 0x4000)
+#define LDT_LINEAR STACK_TOP
 #define TSS_LIMIT 0x67 // no I/O bitmap
 
 #define PTE_P 1u
@@ -79,22 +82,16 @@ static void build_tables(void)
     put64(PT_WINDOW + 3 * 8, (MEMORY + 2 * PAGE_SIZE) | data);
     put64(PDPT_HIGH + 510 * 8, PD_HIGH | table);
     put64(PD_HIGH, PT_HIGH | table);
-    for (unsigned i = 0; i < 4; i++)
+    for (unsigned i = 0; i < 5; i++)
         put64(PT_HIGH + i * 8, (KERNEL + i * PAGE_SIZE) | PTE_P | PTE_W | PTE_A | PTE_D);
 }
 
 static void build_descriptors(void)
 {
-    // As Linux has them, so that LAR, LSL, VERR and segment loads may be compared.
-    static const uint64_t gdt[16] = {
-        [1] = UINT64_C(0x00cf9b000000ffff), // kernel, 32-bit code
-        [2] = UINT64_C(0x00af9b000000ffff), // kernel, 64-bit code
-        [3] = UINT64_C(0x00cf93000000ffff), // kernel, data
-        [4] = UINT64_C(0x00cffb000000ffff), // user, 32-bit code
-        [5] = UINT64_C(0x00cff3000000ffff), // user, data
-        [6] = UINT64_C(0x00affb000000ffff), // user, 64-bit code
-    };
-    memory_write(memory, KERNEL + 0x1000, gdt, sizeof(gdt));
+    for (unsigned i = 0; i < 16; i++)
+        put64(KERNEL + 0x1000 + i * 8, oracle_descriptor((uint16_t)(i << 3)));
+    for (unsigned i = 0; i < oracle_ldt_entries(); i++)
+        put64(KERNEL + 0x4000 + i * 8, oracle_descriptor((uint16_t)(i << 3 | 7)));
     uint64_t low = TSS_LIMIT | (TSS_LINEAR & 0xffffff) << 16 | UINT64_C(0x8b) << 40 |
                    (TSS_LINEAR >> 24 & 0xff) << 56;
     put64(KERNEL + 0x1000 + 8 * 8, low);
@@ -115,21 +112,7 @@ static void build_descriptors(void)
     memory_write(memory, CODE, halts, sizeof(halts));
 }
 
-static struct x86_seg flat(uint16_t sel, bool code64)
-{
-    struct x86_seg seg = {.sel = sel, .limit = 0xffffffff};
-    if ((sel & ~3u) == 0) {
-        seg.attr = X86_ATTR_UNUSABLE;
-        seg.limit = 0;
-    } else if (sel == ORACLE_CS64 || sel == ORACLE_CS32) {
-        seg.attr = 0xfb | X86_ATTR_G | (code64 ? X86_ATTR_L : X86_ATTR_DB);
-    } else {
-        seg.attr = 0xf3 | X86_ATTR_G | X86_ATTR_DB;
-    }
-    return seg;
-}
-
-int oracle_croft_init(void)
+int oracle_croft_init(bool ldt)
 {
     struct error err = {0};
     memory = memory_create(&err);
@@ -164,6 +147,9 @@ int oracle_croft_init(void)
     cpu->idtr = (struct x86_table){.base = IDT_LINEAR, .limit = 0xfff};
     cpu->tr = (struct x86_seg){.sel = 0x40, .attr = 0x8b, .limit = TSS_LIMIT, .base = TSS_LINEAR};
     cpu->ldtr = (struct x86_seg){.attr = X86_ATTR_UNUSABLE};
+    if (ldt)
+        cpu->ldtr = (struct x86_seg){
+            .sel = 0x50, .attr = 0x82, .limit = oracle_ldt_entries() * 8 - 1, .base = LDT_LINEAR};
     engine_interp.set_state(vcpu);
     return 0;
 }
@@ -217,21 +203,23 @@ static void save_fpu(struct oracle_fpu *fpu)
 static void load_state(const struct oracle_case *c)
 {
     const struct oracle_state *in = &c->in;
-    bool code64 = c->code_size == X86_CODE64;
     memcpy(cpu->gpr, in->gpr, sizeof(in->gpr));
     cpu->rip = in->rip;
-    cpu->seg[X86_CS] = flat(in->cs, code64);
-    cpu->seg[X86_SS] = flat(in->ss, false);
-    cpu->seg[X86_DS] = flat(in->ds, false);
-    cpu->seg[X86_ES] = flat(in->es, false);
-    cpu->seg[X86_FS] = flat(in->fs, false);
-    cpu->seg[X86_GS] = flat(in->gs, false);
+    cpu->seg[X86_CS] = oracle_segment(in->cs);
+    cpu->seg[X86_SS] = oracle_segment(in->ss);
+    cpu->seg[X86_DS] = oracle_segment(in->ds);
+    cpu->seg[X86_ES] = oracle_segment(in->es);
+    cpu->seg[X86_FS] = oracle_segment(in->fs);
+    cpu->seg[X86_GS] = oracle_segment(in->gs);
     cpu->seg[X86_FS].base = in->fs_base;
     cpu->seg[X86_GS].base = in->gs_base;
     cpu->cpl = 3;
     cpu->cr2 = 0;
     cpu->dr6 = 0xffff0ff0;
+    cpu->dr6_pending = 0;
     cpu->shadow = 0;
+    cpu->stepping = false;
+    atomic_fetch_and(&cpu->events, ~(uint32_t)X86_EVENT_TRAP);
     cpu->activity = X86_ACTIVE;
     x86_set_rflags(cpu, in->rflags);
     load_fpu(&in->fpu);
@@ -259,6 +247,7 @@ static void save_state(struct oracle_result *r)
     r->vector = ORACLE_DONE;
     r->error = 0;
     r->cr2 = 0;
+    r->dr6 = 0;
     if (cpu->cpl == 3) {
         out->rip = cpu->rip;
         out->rflags = x86_get_rflags(cpu);
@@ -283,6 +272,8 @@ static void save_state(struct oracle_result *r)
     out->ss = (uint16_t)frame_word(sp + 32);
     if (r->vector == X86_PF)
         r->cr2 = cpu->cr2;
+    if (r->vector == X86_DB)
+        r->dr6 = cpu->dr6 & 0xe00f;
 }
 
 void oracle_croft_run(const struct oracle_case *c, struct oracle_result *result)
@@ -294,11 +285,15 @@ void oracle_croft_run(const struct oracle_case *c, struct oracle_result *result)
     memory_write(memory, MEMORY, content, sizeof(content));
     memory_write(memory, CODE + c->code_offset, c->bytes, size);
     load_state(c);
-    // A repeated string instruction may count once per round.
-    for (unsigned i = 0; i < 64; i++) {
+    // A repeated string instruction may count once per round, a pending trap takes a round too.
+    unsigned steps = c->steps;
+    for (unsigned i = 0; i < ROUNDS_MAX; i++) {
         engine_interp.run(vcpu, 1, &exit);
-        if (cpu->cpl != 3 || cpu->rip != c->in.rip || exit.reason == VM_EXIT_ERROR ||
-            exit.reason == VM_EXIT_SHUTDOWN)
+        if (cpu->cpl != 3 || exit.reason == VM_EXIT_ERROR || exit.reason == VM_EXIT_SHUTDOWN)
+            break;
+        if (atomic_load(&cpu->events) & X86_EVENT_TRAP)
+            continue;
+        if ((cpu->rip != c->in.rip || cpu->seg[X86_CS].sel != c->in.cs) && --steps == 0)
             break;
     }
     engine_interp.get_state(vcpu);

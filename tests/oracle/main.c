@@ -42,6 +42,7 @@ static void judge(const struct oracle_case *c, const struct oracle_result *nativ
         t->failed++;
         printf("the host's runner died (status %#x) on ", native->error);
         oracle_print_case(c);
+        oracle_print_state(&c->in);
         return;
     }
     if (native->vector != ORACLE_DONE)
@@ -136,7 +137,9 @@ int main(int argc, char **argv)
             gen.form = optarg;
             break;
         case 'm':
-            gen.code_size = strcmp(optarg, "32") ? X86_CODE64 : X86_CODE32;
+            gen.code_size = !strcmp(optarg, "16")   ? X86_CODE16
+                            : !strcmp(optarg, "32") ? X86_CODE32
+                                                    : X86_CODE64;
             break;
         case 'w':
             args.max_shown = (unsigned)strtoul(optarg, NULL, 0);
@@ -156,12 +159,18 @@ int main(int argc, char **argv)
         }
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
+    if (oracle_native_init(&gen.ldt) != 0)
+        return 2;
+    if (!gen.ldt && gen.code_size == X86_CODE16) {
+        fprintf(stderr, "oracle: this kernel has no modify_ldt(2): no 16-bit code, skipped\n");
+        return 77; // meson: skipped
+    }
     unsigned forms = oracle_gen_init(&gen);
     if (!forms) {
         fprintf(stderr, "oracle: no form is named %s\n", gen.form);
         return 2;
     }
-    if (oracle_native_init() != 0 || (!args.native_only && oracle_croft_init() != 0))
+    if (!args.native_only && oracle_croft_init(gen.ldt) != 0)
         return 2;
     struct timespec a, b;
     clock_gettime(CLOCK_MONOTONIC, &a);

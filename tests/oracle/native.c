@@ -25,6 +25,7 @@
 
 #define BATCH 512
 #define ALT_STACK_SIZE (64 * 1024)
+#define DR6_BS 0x4000
 
 // The XSAVE image in a signal frame (SDM vol. 1, 13.4).
 #define XSAVE_BV 512
@@ -64,7 +65,7 @@ static void load_fpu(uint8_t *image, const struct oracle_fpu *fpu)
         memcpy(image + 160 + 16 * i, fpu->ymm[i], 16);
         memcpy(image + XSAVE_YMM_HIGH + 16 * i, fpu->ymm[i] + 16, 16);
     }
-    uint64_t bv = 7;
+    uint64_t bv = fpu->in_use;
     memcpy(image + XSAVE_BV, &bv, 8);
 }
 
@@ -73,15 +74,20 @@ static void save_fpu(struct oracle_fpu *fpu, const uint8_t *image)
     uint64_t bv;
     memcpy(&bv, image + XSAVE_BV, 8);
     memset(fpu, 0, sizeof(*fpu));
+    fpu->in_use = (uint8_t)(bv & 7);
+    memcpy(&fpu->mxcsr, image + 24, 4);
+    fpu->fcw = 0x37f;
+    if (!(bv & 1))
+        goto vectors;
     memcpy(&fpu->fcw, image, 2);
     memcpy(&fpu->fsw, image + 2, 2);
     fpu->ftw = image[4];
     memcpy(&fpu->fop, image + 6, 2);
     memcpy(&fpu->fip, image + 8, 8);
     memcpy(&fpu->fdp, image + 16, 8);
-    memcpy(&fpu->mxcsr, image + 24, 4);
     for (unsigned i = 0; i < 8; i++)
         memcpy(fpu->st[i], image + 32 + 16 * i, 10);
+vectors:
     for (unsigned i = 0; i < 16; i++) {
         if (bv & 2)
             memcpy(fpu->ymm[i], image + 160 + 16 * i, 16);
@@ -95,7 +101,8 @@ static const uint8_t greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP,
                                     REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
                                     REG_R12, REG_R13, REG_R14, REG_R15};
 
-static void file_result(const struct oracle_case *c, struct oracle_result *r, const ucontext_t *uc)
+static void file_result(const struct oracle_case *c, struct oracle_result *r, const ucontext_t *uc,
+                        const siginfo_t *info)
 {
     const greg_t *g = uc->uc_mcontext.gregs;
     struct oracle_state *out = &r->out;
@@ -116,12 +123,16 @@ static void file_result(const struct oracle_case *c, struct oracle_result *r, co
     r->error = (uint32_t)g[REG_ERR];
     r->cr2 = r->vector == X86_PF ? (uint64_t)g[REG_CR2] : 0;
     // What the next instruction met is not this case's: it completed.
-    bool at_start = out->rip == c->in.rip;
+    bool at_start = out->rip == c->in.rip && out->cs == c->in.cs;
     if (!at_start && (r->vector == X86_GP || (r->vector == X86_PF && (r->error & 0x10)))) {
         r->vector = ORACLE_DONE;
         r->error = 0;
         r->cr2 = 0;
     }
+    r->dr6 = r->vector == X86_DB && info->si_code == TRAP_TRACE ? DR6_BS : 0;
+    // A 16-bit stack's IRET brings SP back, not what is above ESP (espfix in the kernel).
+    if (c->code_size != X86_CODE64)
+        out->gpr[X86_RSP] = (uint32_t)out->gpr[X86_RSP];
     memcpy(r->memory, window_alias, ORACLE_MEMORY_SIZE);
 }
 
@@ -178,7 +189,7 @@ __attribute__((no_stack_protector)) void native_signal(int number, siginfo_t *in
     unsigned i = b->next;
     if (started) {
         remove_code(&b->cases[i]);
-        file_result(&b->cases[i], &b->results[i], uc);
+        file_result(&b->cases[i], &b->results[i], uc, info);
         b->next = ++i;
     }
     started = true;
@@ -186,12 +197,10 @@ __attribute__((no_stack_protector)) void native_signal(int number, siginfo_t *in
         _exit(0);
     const struct oracle_case *c = &b->cases[i];
     load_case(c, uc);
-    if (c->code_size == X86_CODE32) {
-        uint16_t data = ORACLE_DATA;
-        __asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"(data));
-    }
-    __asm__ volatile("wrgsbase %0" ::"r"(case_gs));
-    __asm__ volatile("wrfsbase %0" ::"r"(case_fs));
+    __asm__ volatile("mov %0, %%ds; mov %1, %%es; mov %2, %%fs; mov %3, %%gs\n"
+                     "wrfsbase %4\n"
+                     "wrgsbase %5" ::"r"(c->in.ds),
+                     "r"(c->in.es), "r"(c->in.fs), "r"(c->in.gs), "r"(case_fs), "r"(case_gs));
 }
 
 // The handler proper: plain flags, then on.
@@ -215,7 +224,7 @@ static void *map_at(uint64_t address, size_t size, int protection, int fd, off_t
     return p;
 }
 
-int oracle_native_init(void)
+int oracle_native_init(bool *ldt)
 {
     if (!(getauxval(AT_HWCAP2) & 2)) {
         fprintf(stderr, "oracle: this host's kernel does not permit RDFSBASE\n");
@@ -241,6 +250,7 @@ int oracle_native_init(void)
         fprintf(stderr, "oracle: no memory\n");
         return -1;
     }
+    *ldt = oracle_ldt_install() == 0;
     return 0;
 }
 
