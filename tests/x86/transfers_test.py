@@ -30,8 +30,8 @@ EXPECTED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "transfers.j
 
 
 def run(args, first, count):
-    command = [args.croft, "run", "--kernel", args.guest, "--cpu", f"max,vendor={args.vendor}", "--memory", "64M",
-               "--append", f"{first} {count}", "--no-reboot", "--timeout", "100"]
+    command = [args.croft, "run", "--boot", "pvh", "--kernel", args.guest, "--cpu", f"max,vendor={args.vendor}",
+               "--memory", "64M", "--append", f"{first} {count}", "--no-reboot", "--timeout", "100"]
     if args.engine:
         command += ["--engine", args.engine]
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
