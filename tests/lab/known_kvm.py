@@ -7,6 +7,7 @@ STOPS: guest: why it does not come to its end (a gap in the host's emulation of 
 INT_N = "SDM INT n: a gate of DPL 3 may be used from ring 3; a KVM that intercepts INT n there and cannot emulate it raises #UD"
 SMAP_FETCH = "SDM vol. 3A, 4.6.1: SMAP concerns data accesses; the emulator applies it to its own fetches"
 NO_OLD_PAGING = "SDM vol. 3A, 4.1.1: CR0.PG may be set without EFER.LME; a KVM that has only long mode's paging raises #GP"
+RINGS = "a KVM that interprets ring 0 has no LAR, far RET or IRET there, and no rings 1 and 2; one on hardware virtualization comes to the end"
 KNOWN = {
     "selftest64": [(r"int 80h: got vector 6", INT_N), (r"handlers: (resumed in ring 3|ran on): got", INT_N)],
     "selftest32": [(r"int 80h: got vector 6", INT_N), (r"handlers: (resumed in ring 3|ran on): got", INT_N)],
@@ -14,5 +15,7 @@ KNOWN = {
     "paging32": [(r"paging on: got vector 13", NO_OLD_PAGING), (r"fetch cpl 0 .* smap 1 ac 0", SMAP_FETCH)],
 }
 STOPS = {
+    "segments32": RINGS,
+    "segments64": RINGS,
     "v8632": "IRET to V86 mode is not emulated",
 }
