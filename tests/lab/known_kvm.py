@@ -8,7 +8,10 @@ INT_N = "SDM INT n: a gate of DPL 3 may be used from ring 3; a KVM that intercep
 SMAP_FETCH = "SDM vol. 3A, 4.6.1: SMAP concerns data accesses; the emulator applies it to its own fetches"
 NO_OLD_PAGING = "SDM vol. 3A, 4.1.1: CR0.PG may be set without EFER.LME; a KVM that has only long mode's paging raises #GP"
 RINGS = "a KVM that interprets ring 0 has no LAR, far RET or IRET there, and no rings 1 and 2; one on hardware virtualization comes to the end"
+INT1 = "SDM INT1: a trap, the saved IP is behind it; a KVM that emulates it leaves IP on it"
 KNOWN = {
+    "exceptions64": [(r"64-bit int (80h|81h of ring 3|1 of ring 3|14 of ring 3) ring 3: want .* got 6", INT_N),
+                     (r"64-bit int1 ring 3: ip", INT1)],
     "selftest64": [(r"int 80h: got vector 6", INT_N), (r"handlers: (resumed in ring 3|ran on): got", INT_N)],
     "selftest32": [(r"int 80h: got vector 6", INT_N), (r"handlers: (resumed in ring 3|ran on): got", INT_N)],
     "paging64": [(r"fetch cpl 0 .* smap 1 ac 0", SMAP_FETCH)],
