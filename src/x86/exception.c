@@ -299,6 +299,7 @@ void x86_deliver(struct x86_cpu *cpu, enum x86_deliver_kind kind, uint8_t vector
         deliver_protected(cpu, &ev);
 
     cpu->delivering = -1;
+    cpu->nested = 0;
     cpu->shadow = 0;
     cpu->stepping = false;
     cpu->activity = X86_ACTIVE;
@@ -344,6 +345,7 @@ static enum fault_class classify(int vector)
 static bool shut_down(struct x86_cpu *cpu)
 {
     cpu->delivering = -1;
+    cpu->nested = 0;
     cpu->rip = cpu->insn_rip;
     cpu->activity = X86_SHUTDOWN;
     return false;
@@ -356,9 +358,7 @@ bool x86_fault_pending(struct x86_cpu *cpu)
     uint32_t error = cpu->fault.error;
     if (vector == X86_PF)
         cpu->cr2 = cpu->fault.cr2;
-    if (likely(cpu->delivering < 0)) {
-        cpu->nested = 0;
-    } else {
+    if (unlikely(cpu->delivering >= 0)) {
         enum fault_class first = classify(cpu->delivering), second = classify(vector);
         if (first == DOUBLE_FAULT || ++cpu->nested > NESTED_MAX)
             return shut_down(cpu);
