@@ -21,4 +21,5 @@ STOPS = {
     "segments32": RINGS,
     "segments64": RINGS,
     "v8632": "IRET to V86 mode is not emulated",
+    "vme32": "IRET to V86 mode is not emulated",
 }
