@@ -193,8 +193,10 @@ static int create_interrupt_controllers(struct machine *machine, struct error *e
                          err);
     if (!board->lapic_bus)
         return -1;
+    // A processor without local APIC: it stays as the wire from the 8259 pair, out of the guest's sight.
+    bool apic = machine->model.feature[X86_FEATURE_apic];
     lapic_bus_region(board->lapic_bus, region);
-    if (add_regions(machine, region, 1, true, err))
+    if (apic && add_regions(machine, region, 1, true, err))
         return -1;
 
     board->pic =
@@ -210,7 +212,7 @@ static int create_interrupt_controllers(struct machine *machine, struct error *e
     if (!board->ioapic)
         return -1;
     ioapic_region(board->ioapic, region);
-    return add_regions(machine, region, 1, true, err);
+    return apic ? add_regions(machine, region, 1, true, err) : 0;
 }
 
 static int create_timers(struct machine *machine, struct error *err)
@@ -428,6 +430,7 @@ static void acpi_tables(struct machine *machine)
         apic_ids[i] = i;
     struct acpi_config acpi = {.apic_ids = apic_ids,
                                .cpu_count = machine->config.cpus,
+                               .apic = machine->model.feature[X86_FEATURE_apic],
                                .lapic_base = LAYOUT_LAPIC,
                                .ioapic_base = LAYOUT_IOAPIC,
                                .ioapic_id = BOARD_IOAPIC_ID,

@@ -17,6 +17,7 @@ struct boot_config {
     unsigned module_count;
     const char *cmdline;  // never NULL
     uint64_t memory_size; // bytes of RAM as configured
+    bool long_mode;       // the processor has it
     gpa_t rsdp;           // where the ACPI root pointer lies, 0 for none
 };
 

@@ -68,6 +68,8 @@ void boot_entry_apply(const struct boot_entry *entry, struct x86_cpu *cpu)
 
 void boot_memory_types(struct x86_cpu *cpu)
 {
+    if (!x86_has(cpu->model, X86_FEATURE_mtrr))
+        return;
     const uint64_t write_back = UINT64_C(0x0606060606060606);
 
     for (unsigned i = 0; i < ARRAY_SIZE(cpu->mtrr_fixed); i++)

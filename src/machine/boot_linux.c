@@ -152,7 +152,8 @@ int boot_linux_load(struct memory *memory, const struct boot_config *config,
     zp_put_e820(zero_page, config->memory_size);
     memory_write(memory, LAYOUT_BOOT_PARAMS, zero_page, sizeof(zero_page));
 
-    bool enter64 = version >= 0x20c && (field(file, HDR_XLOADFLAGS, 2) & XLF_KERNEL_64);
+    bool enter64 =
+        config->long_mode && version >= 0x20c && (field(file, HDR_XLOADFLAGS, 2) & XLF_KERNEL_64);
     *entry = (struct boot_entry){.mode = enter64 ? BOOT_ENTRY_LONG64 : BOOT_ENTRY_PM32,
                                  .rip = enter64 ? load + 0x200 : load,
                                  .rsi = LAYOUT_BOOT_PARAMS};

@@ -68,7 +68,8 @@ static int machine_power_up(struct machine *machine, struct error *err)
                                .module_count = machine->config.module_count,
                                .cmdline = machine->config.append ? machine->config.append : "",
                                .memory_size = machine->config.memory,
-                               .rsdp = machine->rsdp};
+                               .rsdp = machine->rsdp,
+                               .long_mode = machine->model.feature[X86_FEATURE_lm]};
     struct boot_entry entry;
 
     board_tables(machine);
@@ -215,6 +216,11 @@ static int machine_build(struct machine *machine, struct error *err)
     machine->engine_ops = engine_find(config->engine, err);
     if (!machine->engine_ops || x86_cpu_model_parse(&machine->model, config->cpu, err))
         return -1;
+    if (config->cpus > 1 && !machine->model.feature[X86_FEATURE_apic])
+        return error_set(err, ERROR_USAGE,
+                         "--cpus %u: the processor model '%s' has no local APIC, and several "
+                         "processors need one; use --cpus 1 or another --cpu",
+                         config->cpus, machine->model.name);
     machine->memory = memory_create(err);
     if (!machine->memory || add_memory(machine, err))
         return -1;

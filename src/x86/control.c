@@ -132,7 +132,7 @@ static uint64_t cr4_valid(const struct x86_cpu *cpu)
         {X86_CR4_PAE, X86_FEATURE_pae},
         {X86_CR4_MCE, X86_FEATURE_mce},
         {X86_CR4_PGE, X86_FEATURE_pge},
-        {X86_CR4_PCE, X86_FEATURE_NONE},
+        {X86_CR4_PCE, X86_FEATURE_rdpmc},
         {X86_CR4_OSFXSR, X86_FEATURE_fxsr},
         {X86_CR4_OSXMMEXCPT, X86_FEATURE_sse},
         {X86_CR4_UMIP, X86_FEATURE_umip},

@@ -113,7 +113,8 @@ static bool host_bit(unsigned feature)
 {
     const struct feature_info *f = &features[feature];
     uint32_t r[4];
-    return host_cpuid(f->leaf, f->subleaf, r) && ((r[f->reg] >> f->bit) & 1);
+    return f->leaf != X86_NO_LEAF && host_cpuid(f->leaf, f->subleaf, r) &&
+           ((r[f->reg] >> f->bit) & 1);
 }
 
 // The host's operating system switches YMM state.
@@ -135,10 +136,40 @@ static bool host_can(unsigned feature)
     return true;
 }
 
+// Models from before the P6, with what they have. Of later features they can be given those that leaf 1
+// tells in EDX: they have no further leaves, and no hypervisor ran on them.
+struct old_model {
+    const char *name;
+    uint8_t family, model, stepping;
+    uint16_t features[12];
+};
+static const struct old_model old_models[] = {
+    {"486", 4, 8, 0, {F(fpu), F(vme), F(pse)}}, // an enhanced DX4
+    {"pentium",                                 // a P54C, free of the first ones' errata in FDIV
+     5,
+     2,
+     12,
+     {F(fpu), F(vme), F(de), F(pse), F(tsc), F(msr), F(mce), F(cx8), F(apic)}},
+};
+
+static const struct old_model *old_model_find(const char *name)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(old_models); i++)
+        if (strcmp(old_models[i].name, name) == 0)
+            return &old_models[i];
+    return NULL;
+}
+
+static bool age_lacks(const struct x86_cpu_model *model, unsigned feature)
+{
+    const struct feature_info *f = &features[feature];
+    return old_model_find(model->name) && f->leaf != X86_NO_LEAF && (f->leaf != 1 || f->reg != 3);
+}
+
 static bool offerable(const struct x86_cpu_model *model, unsigned feature)
 {
     return features[feature].level <= LEVEL_REQUEST && !vendor_lacks(model->vendor, feature) &&
-           host_can(feature);
+           !age_lacks(model, feature) && host_can(feature);
 }
 
 static void feature_add(struct x86_cpu_model *model, unsigned feature)
@@ -206,7 +237,7 @@ static unsigned feature_find(const char *name, size_t length)
 
 static int unknown_feature(const char *name, size_t length, struct error *err)
 {
-    char known[440];
+    char known[480];
     size_t at = 0;
     known[0] = 0;
     for (unsigned i = 1; i < X86_FEATURE_COUNT && at < sizeof(known); i++)
@@ -218,6 +249,18 @@ static int unknown_feature(const char *name, size_t length, struct error *err)
 
 static void set_identity(struct x86_cpu_model *model)
 {
+    const struct old_model *old = old_model_find(model->name);
+    if (old) {
+        bool wide = model->feature[F(pae)] || model->feature[F(pse36)];
+        model->family = old->family;
+        model->model = old->model;
+        model->stepping = old->stepping;
+        model->phys_bits = wide ? 36 : 32;
+        model->lin_bits = 32;
+        model->max_basic = 1;
+        snprintf(model->brand, sizeof(model->brand), "Croft %s processor", old->name);
+        return;
+    }
     // AMD: a family that needs no errata work-around and no side-channel mitigation.
     bool amd = model->vendor == X86_VENDOR_AMD;
     model->family = amd ? 15 : 6;
@@ -225,12 +268,21 @@ static void set_identity(struct x86_cpu_model *model)
     model->stepping = amd ? 1 : 3;
     model->phys_bits = 40;
     model->lin_bits = 48;
+    model->max_basic = 0xd;
+    model->max_extended = 0x80000008;
     snprintf(model->brand, sizeof(model->brand), "Croft x86-64 processor");
 }
 
 // Everything of the base model that this host and vendor allow; v1..v3 insist on theirs.
 static int set_base(struct x86_cpu_model *model, unsigned level, struct error *err)
 {
+    const struct old_model *old = old_model_find(model->name);
+    if (old) {
+        for (unsigned i = 0; i < ARRAY_SIZE(old->features); i++)
+            model->feature[old->features[i]] = true;
+        model->feature[X86_FEATURE_NONE] = false;
+        return 0;
+    }
     for (unsigned i = 1; i < X86_FEATURE_COUNT; i++) {
         unsigned need = features[i].level;
         if (need > LEVEL_MAX || (need > level && level != LEVEL_MAX))
@@ -261,6 +313,10 @@ static int apply_switch(struct x86_cpu_model *model, const char *token, size_t l
     bool on = token[0] == '+', off = token[0] == '-';
     if (token_is(token, length, "pv=on") || token_is(token, length, "pv=off")) {
         model->paravirt = length == 5;
+        if (model->paravirt && old_model_find(model->name))
+            return error_set(err, ERROR_USAGE,
+                             "--cpu: pv=on: '%s' has no CPUID leaves for it; leave it out",
+                             model->name);
         return 0;
     }
     if (length > 7 && memcmp(token, "vendor=", 7) == 0)
@@ -282,7 +338,8 @@ static int apply_switch(struct x86_cpu_model *model, const char *token, size_t l
     for (unsigned i = 1; i < X86_FEATURE_COUNT; i++) {
         if (!with.feature[i] || model->feature[i] || offerable(model, i))
             continue;
-        const char *why = features[i].level > LEVEL_REQUEST ? "is not implemented"
+        const char *why = age_lacks(model, i)                 ? "is too new for this model"
+                          : features[i].level > LEVEL_REQUEST ? "is not implemented"
                           : vendor_lacks(model->vendor, i)
                               ? "does not exist on this vendor's processors"
                               : "needs a host processor that has it";
@@ -313,7 +370,8 @@ int x86_cpu_model_parse(struct x86_cpu_model *model, const char *text, struct er
     static const struct {
         const char *name;
         unsigned level;
-    } bases[] = {{"max", LEVEL_MAX}, {"x86-64-v1", 1}, {"x86-64-v2", 2}, {"x86-64-v3", 3}};
+    } bases[] = {{"max", LEVEL_MAX}, {"x86-64-v1", 1}, {"x86-64-v2", 2},
+                 {"x86-64-v3", 3},   {"pentium", 1},   {"486", 1}};
     unsigned level = 0;
 
     if (text == NULL || text[0] == 0)
@@ -329,9 +387,14 @@ int x86_cpu_model_parse(struct x86_cpu_model *model, const char *text, struct er
                          "x86-64-v3");
     if (level == 0)
         return error_set(err, ERROR_USAGE,
-                         "--cpu: unknown model '%.*s'; known: max x86-64-v1 x86-64-v2 x86-64-v3",
+                         "--cpu: unknown model '%.*s'; known: max x86-64-v1 x86-64-v2 x86-64-v3 "
+                         "pentium 486",
                          (int)(length > 64 ? 64 : length), text);
     memcpy(model->name, text, length);
+    if (old_model_find(model->name)) {
+        model->vendor = X86_VENDOR_INTEL;
+        model->paravirt = false;
+    }
     if (find_vendor(model, text, err) != 0 || set_base(model, level, err) != 0)
         return -1;
     for (const char *at = text + length; *at == ',';) {

@@ -8,9 +8,7 @@
 
 #include <string.h>
 
-#define MAX_BASIC 0xdu
 #define MAX_HYPERVISOR 0x40000001u
-#define MAX_EXTENDED 0x80000008u
 
 enum {
     EAX,
@@ -76,7 +74,8 @@ static void leaf_1(const struct x86_cpu *cpu, uint32_t out[4])
     const struct x86_cpu_model *model = cpu->model;
     uint32_t count = core_count(cpu) > 255 ? 255 : core_count(cpu);
     out[EAX] = signature(model);
-    out[EBX] = 64 / 8 << 8 | (count > 1 ? count : 0) << 16 | cpu->platform->apic_id << 24;
+    if (model->feature[X86_FEATURE_clflush]) // EBX came with it
+        out[EBX] = 64 / 8 << 8 | (count > 1 ? count : 0) << 16 | cpu->platform->apic_id << 24;
     put_features(model, 1, 0, out);
     if (!(cpu->cr4 & X86_CR4_OSXSAVE))
         out[ECX] &= ~(1u << 27);
@@ -160,7 +159,7 @@ static void leaf_basic(struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uin
     bool amd = model->vendor == X86_VENDOR_AMD;
     switch (leaf) {
     case 0:
-        out[EAX] = MAX_BASIC;
+        out[EAX] = model->max_basic;
         put_text(&out[EBX], amd ? "Auth" : "Genu", 4);
         put_text(&out[EDX], amd ? "enti" : "ineI", 4);
         put_text(&out[ECX], amd ? "cAMD" : "ntel", 4);
@@ -213,7 +212,7 @@ static void leaf_extended(struct x86_cpu *cpu, uint32_t leaf, uint32_t out[4])
     bool amd = model->vendor == X86_VENDOR_AMD;
     switch (leaf) {
     case 0x80000000:
-        out[EAX] = MAX_EXTENDED;
+        out[EAX] = model->max_extended;
         if (amd) {
             put_text(&out[EBX], "Auth", 4);
             put_text(&out[EDX], "enti", 4);
@@ -264,12 +263,12 @@ void x86_cpuid(struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t ou
     if (model == NULL)
         return;
     bool hypervisor = model->feature[X86_FEATURE_hypervisor];
-    if (leaf <= MAX_BASIC)
+    if (leaf <= model->max_basic)
         leaf_basic(cpu, leaf, subleaf, out);
-    else if (leaf >= 0x80000000 && leaf <= MAX_EXTENDED)
+    else if (leaf >= 0x80000000 && leaf <= model->max_extended)
         leaf_extended(cpu, leaf, out);
     else if (leaf >= 0x40000000 && leaf <= 0x4fffffff && hypervisor)
         leaf_hypervisor(cpu, model->paravirt ? leaf : 0, out);
-    else if (model->vendor == X86_VENDOR_INTEL)
-        leaf_basic(cpu, MAX_BASIC, subleaf, out); // as Intel's do beyond their highest leaf
+    else if (model->vendor == X86_VENDOR_INTEL && model->max_extended)
+        leaf_basic(cpu, model->max_basic, subleaf, out); // as Intel's do beyond their highest leaf
 }

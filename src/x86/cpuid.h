@@ -11,8 +11,10 @@ enum x86_vendor {
 };
 
 // One line per feature: name on the command line, CPUID leaf, subleaf, register (0..3: EAX EBX ECX
-// EDX), bit, psABI level (0: every model, 1..4; 9: only `max`; 10: only when asked for by +NAME; 11:
-// known, not implemented). cpuid.c and the decoder's table use the names.
+// EDX), bit, psABI level (0: every x86-64 model, 1..4; 9: only `max`; 10: only when asked for by +NAME;
+// 11: known, not implemented). cpuid.c and the decoder's table use the names. X86_NO_LEAF: what came
+// with a generation of processors (the P6) and has no bit.
+#define X86_NO_LEAF 0xffffffffu
 // clang-format off
 #define X86_FEATURE_LIST(X)                                                                        \
     X(fpu, 1, 0, 3, 0, 0) X(vme, 1, 0, 3, 1, 0) X(de, 1, 0, 3, 2, 0) X(pse, 1, 0, 3, 3, 0)         \
@@ -42,7 +44,8 @@ enum x86_vendor {
     X(syscall, 0x80000001, 0, 3, 11, 0) X(nx, 0x80000001, 0, 3, 20, 0)                             \
     X(mmxext, 0x80000001, 0, 3, 22, 0) X(pdpe1gb, 0x80000001, 0, 3, 26, 9)                         \
     X(rdtscp, 0x80000001, 0, 3, 27, 9) X(lm, 0x80000001, 0, 3, 29, 0)                              \
-    X(invtsc, 0x80000007, 0, 3, 8, 10)
+    X(invtsc, 0x80000007, 0, 3, 8, 10) X(nopl, X86_NO_LEAF, 0, 3, 0, 0)                            \
+    X(rdpmc, X86_NO_LEAF, 0, 3, 1, 0)
 // clang-format on
 
 enum x86_feature {
@@ -61,6 +64,7 @@ struct x86_cpu_model {
     bool feature[X86_FEATURE_COUNT];
     bool paravirt; // KVM's CPUID leaves
     uint8_t phys_bits, lin_bits;
+    uint32_t max_basic, max_extended; // highest CPUID leaves; max_extended 0: none
 };
 
 static inline bool x86_has(const struct x86_cpu_model *model, enum x86_feature feature)
@@ -77,8 +81,10 @@ static inline uint64_t x86_xcr0_supported(const struct x86_cpu_model *model)
     return x86_has(model, X86_FEATURE_avx) ? 7 : 3;
 }
 
-// "max", "x86-64-v1" ... "x86-64-v3", each with ",+feature,-feature,vendor=intel|amd,pv=off". `max`
+// "max", "x86-64-v1" ... "x86-64-v3", "pentium", "486", each with
+// ",+feature,-feature,vendor=intel|amd,pv=off". `max`
 // is every feature Croft implements whose instructions the host can execute. Dependencies are kept
 // (-avx takes avx2, fma, f16c with it). Returns 0 or -1 with err naming the field and what is
-// known. Without vendor=, the vendor is the host's. NULL and "" mean "max".
+// known. Without vendor=, the vendor is the host's, and Intel for the two old models, which have
+// what their time had and nothing else. NULL and "" mean "max".
 int x86_cpu_model_parse(struct x86_cpu_model *model, const char *text, struct error *err);

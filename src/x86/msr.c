@@ -94,6 +94,10 @@ static const struct constant intel_constants[] = {
     {0x1db, 0x1de, 0}, // last branch and interrupt, from and to
     {0x1fc, 0x1fc, 0}, // POWER_CTL
 };
+static const struct constant p5_constants[] = {
+    {0x0, 0x1, 0},   // machine check address and type
+    {0x11, 0x13, 0}, // CESR, CTR0, CTR1: never count
+};
 static const struct constant amd_constants[] = {
     {0x0, 0x1, 0},                                // P5 machine check
     {0x2a, 0x2a, 0},                              // EBL_CR_POWERON
@@ -139,18 +143,30 @@ static void require(struct x86_cpu *cpu, bool condition)
         refuse(cpu);
 }
 
+// Before the P6 there were few registers, and none that later systems look for.
+static bool is_old(const struct x86_cpu *cpu)
+{
+    return cpu->model && cpu->model->family < 6;
+}
+
 static const struct constant *find_constant(const struct x86_cpu *cpu, uint32_t msr)
 {
     const struct constant *list = is_amd(cpu) ? amd_constants : intel_constants;
     size_t count = is_amd(cpu) ? ARRAY_SIZE(amd_constants) : ARRAY_SIZE(intel_constants);
+    if (is_old(cpu)) {
+        list = p5_constants;
+        count = ARRAY_SIZE(p5_constants);
+    }
     for (size_t i = 0; i < count; i++)
         if (msr >= list[i].first && msr <= list[i].last)
             return &list[i];
     return NULL;
 }
 
-static bool belongs_to_board(uint32_t msr)
+static bool belongs_to_board(const struct x86_cpu *cpu, uint32_t msr)
 {
+    if (is_old(cpu))
+        return false;
     return msr == 0x1b || msr == 0x11 || msr == 0x12 || msr == MSR_TSC_DEADLINE ||
            (msr >= 0x800 && msr <= 0x8ff) || (msr >= 0x4b564d00 && msr <= 0x4b564dff);
 }
@@ -275,12 +291,47 @@ static void write_efer(struct x86_cpu *cpu, uint64_t value)
     x86_mode_changed(cpu);
 }
 
+// The feature that a register came with; registers of a generation need `is_old` to be false.
+static void require_present(struct x86_cpu *cpu, uint32_t msr)
+{
+    static const struct {
+        uint32_t first, last;
+        uint16_t feature;
+    } list[] = {
+        {MSR_TSC, MSR_TSC, X86_FEATURE_tsc},
+        {0x1b, 0x1b, X86_FEATURE_apic},
+        {MSR_MTRRCAP, MSR_MTRRCAP, X86_FEATURE_mtrr},
+        {MSR_SYSENTER_CS, MSR_SYSENTER_EIP, X86_FEATURE_sep},
+        {MSR_MCG_CAP, MSR_MCG_CTL, X86_FEATURE_mca},
+        {MSR_MTRR_BASE0, MSR_MTRR_LAST, X86_FEATURE_mtrr},
+        {MSR_MTRR_FIX64K, MSR_MTRR_FIX4K_LAST, X86_FEATURE_mtrr},
+        {MSR_PAT, MSR_PAT, X86_FEATURE_pat},
+        {MSR_MTRR_DEF, MSR_MTRR_DEF, X86_FEATURE_mtrr},
+        {MSR_MC0_CTL, MC_LAST, X86_FEATURE_mca},
+        {MSR_STAR, MSR_STAR, X86_FEATURE_syscall},
+    };
+    static const uint32_t generation[] = {MSR_FEATURE_CONTROL, MSR_UCODE_WRITE,    MSR_UCODE_REV,
+                                          MSR_PLATFORM_INFO,   MSR_MISC_ENABLE,    MSR_DEBUGCTL,
+                                          MSR_SPEC_CTRL,       MSR_AMD_UCODE_WRITE};
+
+    if (msr > MC_LAST && msr < MSR_EFER)
+        return; // the board's, often used
+    for (unsigned i = 0; i < ARRAY_SIZE(list); i++)
+        if (msr >= list[i].first && msr <= list[i].last)
+            require(cpu, has(cpu, list[i].feature));
+    if (msr == MSR_EFER)
+        require(cpu, has(cpu, X86_FEATURE_syscall) || has(cpu, X86_FEATURE_nx) ||
+                         has(cpu, X86_FEATURE_lm));
+    for (unsigned i = 0; i < ARRAY_SIZE(generation) && is_old(cpu); i++)
+        require(cpu, msr != generation[i]);
+}
+
 // --- read ----------------------------------------------------------------------------------------
 
 static uint64_t read_other(struct x86_cpu *cpu, uint32_t msr)
 {
     uint64_t value = 0;
-    if (belongs_to_board(msr)) {
+    if (belongs_to_board(cpu, msr)) {
         const struct x86_platform *p = cpu->platform;
         require(cpu, p->msr_read && p->msr_read(p->opaque, msr, &value));
         return msr == MSR_TSC_DEADLINE ? deadline_to_guest(cpu, value) : value;
@@ -298,6 +349,7 @@ static uint64_t read_other(struct x86_cpu *cpu, uint32_t msr)
 
 uint64_t x86_rdmsr(struct x86_cpu *cpu, uint32_t msr)
 {
+    require_present(cpu, msr);
     switch (msr) {
     case MSR_TSC:
         return x86_rdtsc(cpu);
@@ -395,7 +447,7 @@ static void write_canonical(struct x86_cpu *cpu, uint64_t *field, uint64_t value
 
 static void write_other(struct x86_cpu *cpu, uint32_t msr, uint64_t value)
 {
-    if (belongs_to_board(msr)) {
+    if (belongs_to_board(cpu, msr)) {
         const struct x86_platform *p = cpu->platform;
         if (msr == MSR_TSC_DEADLINE)
             value = deadline_to_board(cpu, value);
@@ -418,6 +470,7 @@ static void write_other(struct x86_cpu *cpu, uint32_t msr, uint64_t value)
 
 void x86_wrmsr(struct x86_cpu *cpu, uint32_t msr, uint64_t value)
 {
+    require_present(cpu, msr);
     switch (msr) {
     case MSR_TSC:
         write_tsc(cpu, value);

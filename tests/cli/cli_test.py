@@ -95,6 +95,11 @@ def usage():
         expect(f"cpus {cpus}", ["run", "--kernel", args.hello, "--cpus", cpus], 2, "--cpus")
     for model in ("z80", "max,-nosuch", "max,vendor=cyrix", "max,+monitor"):
         expect(f"cpu {model!r}", ["run", "--kernel", args.hello, "--cpu", model], 2, "cpu|model|feature")
+    expect("486 alone", ["run", "--kernel", args.hello, "--cpu", "486", "--cpus", "2"], 2, "--cpus 2.*486.*APIC")
+    expect("no APIC alone", ["run", "--kernel", args.hello, "--cpu", "max,-apic", "--cpus", "2"], 2, "no local APIC")
+    expect("too new for a 486", ["run", "--kernel", args.hello, "--cpu", "486,+avx"], 2, "too new")
+    for model in ("486", "pentium", "pentium,-apic"):
+        expect(f"hello on {model}", ["run", "--kernel", args.hello, "--cpu", model], 0, out="hello from PVH")
     expect("engine", ["run", "--kernel", args.hello, "--engine", "steam"], 2, "steam")
     expect("serial", ["run", "--kernel", args.hello, "--serial", "carrier-pigeon"], 2, "stdio, file=PATH")
     expect("stats", ["run", "--kernel", args.hello, "--stats=xml"], 2, "json")

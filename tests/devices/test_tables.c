@@ -15,6 +15,7 @@ static struct acpi_config pc_config(const uint32_t *ids, unsigned count)
     return (struct acpi_config){
         .apic_ids = ids,
         .cpu_count = count,
+        .apic = true,
         .lapic_base = 0xFEE00000,
         .ioapic_base = 0xFEC00000,
         .ioapic_id = 0,

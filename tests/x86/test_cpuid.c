@@ -58,7 +58,7 @@ static void test_parse(void **state)
     assert_true(parse("max,-TSC-deadline,-lzcnt"));
     assert_false(has(X86_FEATURE_tsc_deadline) || has(X86_FEATURE_abm));
 
-    assert_false(parse("pentium"));
+    assert_false(parse("pentium4"));
     assert_false(parse("max,+nonsense"));
     assert_false(parse("max,avx"));
     assert_false(parse("max,vendor=via"));
@@ -171,6 +171,73 @@ static void test_hypervisor(void **state)
     assert_int_equal(out[EAX] | out[EBX], 0);
 }
 
+static int read_fault(uint32_t msr)
+{
+    return FAULT(x86_rdmsr(CPU, msr));
+}
+static int write_fault(uint32_t msr)
+{
+    return FAULT(x86_wrmsr(CPU, msr, 0));
+}
+static int cr4_fault(uint64_t value)
+{
+    return FAULT(x86_write_cr(CPU, 4, value));
+}
+
+// What came before the P6: two leaves, few bits in CR4, the Pentium's few MSRs, no hypervisor.
+static void test_old_models(void **state)
+{
+    static const struct {
+        const char *name;
+        uint32_t signature, edx, cr4;
+    } models[] = {{"486", 0x480, 0x0b, 0x13}, {"pentium", 0x52c, 0x3bf, 0x5f}};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(models); i++) {
+        assert_true(parse(models[i].name));
+        cpuid(0, 0);
+        assert_int_equal(out[EAX], 1);
+        assert_memory_equal(&out[EBX], "Genu", 4);
+        cpuid(1, 0);
+        assert_int_equal(out[EAX], models[i].signature);
+        assert_int_equal(out[EBX] | out[ECX], 0);
+        assert_int_equal(out[EDX], models[i].edx);
+        static const uint32_t none[] = {2, 4, 7, 0xd, 0x40000000, 0x80000000, 0x80000001};
+        for (unsigned k = 0; k < ARRAY_SIZE(none); k++) {
+            cpuid(none[k], 0);
+            assert_int_equal(out[EAX] | out[EBX] | out[ECX] | out[EDX], 0);
+        }
+        x86_reset(CPU, false);
+        assert_int_equal(fx.cpu.gpr[X86_RDX], models[i].signature);
+        set_mode(FLAT32);
+        fx.cpu.cr4 = 0;
+        for (unsigned bit = 0; bit < 32; bit++) {
+            int want = models[i].cr4 >> bit & 1 ? -1 : X86_GP;
+            assert_int_equal(cr4_fault(UINT64_C(1) << bit), want);
+        }
+    }
+    static const uint32_t there[] = {0x0, 0x1, 0x10, 0x11, 0x12, 0x13};
+    for (unsigned i = 0; i < ARRAY_SIZE(there); i++) {
+        assert_int_equal(read_fault(there[i]), -1);
+        assert_int_equal(write_fault(there[i]), -1);
+    }
+    static const uint32_t absent[] = {
+        0x17,  0x1b,       0x2a,       0x3a,       0x79,       0x8b,       0xce,      0xfe,  0x174,
+        0x179, 0x1a0,      0x1d9,      0x200,      0x250,      0x277,      0x2ff,     0x400, 0x6e0,
+        0x802, 0x4b564d00, 0xc0000080, 0xc0000081, 0xc0000100, 0xc0010015, 0xc0010020};
+    for (unsigned i = 0; i < ARRAY_SIZE(absent); i++) {
+        assert_int_equal(read_fault(absent[i]), X86_GP);
+        assert_int_equal(write_fault(absent[i]), X86_GP);
+    }
+    assert_true(parse("pentium,+mmx,-apic"));
+    cpuid(1, 0);
+    assert_int_equal(out[EDX], 0x8001bf);
+    assert_true(parse("pentium,+pae"));
+    assert_int_equal(fx.model.phys_bits, 36);
+    assert_false(parse("486,+avx"));
+    assert_false(parse("pentium,pv=on"));
+    assert_false(parse("486,+hypervisor"));
+}
+
 // Leaf 0Dh against what XSETBV accepts and what XSAVE writes.
 static void test_xsave_leaf(void **state)
 {
@@ -216,8 +283,8 @@ static void test_xsave_leaf(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_parse),   TEST(test_dependencies), TEST(test_identity),
-        TEST(test_dynamic), TEST(test_hypervisor),   TEST(test_xsave_leaf),
+        TEST(test_parse),      TEST(test_dependencies), TEST(test_identity),   TEST(test_dynamic),
+        TEST(test_hypervisor), TEST(test_xsave_leaf),   TEST(test_old_models),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

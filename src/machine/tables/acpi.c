@@ -450,8 +450,10 @@ int acpi_tables_build(const struct acpi_config *config, gpa_t base, struct acpi_
     put_dsdt(&bytes, config);
     tables[count++] = at + (uint32_t)bytes.size;
     put_fadt(&bytes, config, facs, dsdt);
-    tables[count++] = at + (uint32_t)bytes.size;
-    put_madt(&bytes, config);
+    if (config->apic) {
+        tables[count++] = at + (uint32_t)bytes.size;
+        put_madt(&bytes, config);
+    }
     if (config->hpet_base) {
         tables[count++] = at + (uint32_t)bytes.size;
         put_hpet(&bytes, config);

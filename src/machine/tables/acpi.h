@@ -17,6 +17,7 @@
 struct acpi_config {
     const uint32_t *apic_ids; // of each processor, in order; the processor's UID is its index
     unsigned cpu_count;
+    bool apic; // local and I/O APIC are there: a MADT says so
     uint32_t lapic_base, ioapic_base;
     uint8_t ioapic_id;
     uint8_t sci_irq; // 9
