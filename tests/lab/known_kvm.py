@@ -9,6 +9,18 @@ SMAP_FETCH = "SDM vol. 3A, 4.6.1: SMAP concerns data accesses; the emulator appl
 NO_OLD_PAGING = "SDM vol. 3A, 4.1.1: CR0.PG may be set without EFER.LME; a KVM that has only long mode's paging raises #GP"
 RINGS = "a KVM that interprets ring 0 has no LAR, far RET or IRET there, and no rings 1 and 2; one on hardware virtualization comes to the end"
 INT1 = "SDM INT1: a trap, the saved IP is behind it; a KVM that emulates it leaves IP on it"
+PROTECTIONS = [
+    (r"CR0 bit [3-6]\d: [1-9a-f][0-9a-f]*80010031: no trap", "SDM MOV CR: bits 63:32 of CR0 set is #GP(0); ignored"),
+    (r"CR4 bit [3-6]\d: .*no trap", "SDM MOV CR: reserved bits of CR4 are #GP(0); ignored above 31"),
+    (r"CR4 bit 22: .*no trap", "SDM vol. 3A, 2.5: PKE without CPUID's PKU is reserved; the host's own PKE stays on"),
+    (r"EFER bit 14: ", "APM vol. 2, 3.1.7: CPUID offers FFXSR; the host's KVM has no such bit"),
+    (r"IOPL and the I/O bitmap: .* at 1b:", "ring 3 runs with the host's IOPL and I/O map"),
+    (r"RDTSC ring 3 TSD: got none", "ring 3 runs with the host's CR4"),
+    (r"without FSGSBASE.*: got none", "supervisor and ring 3 run with the host's CR4"),
+    (r"reserved registers: (from|to) CR\d: got vector 13 error 0 at 1b:",
+     "SDM MOV CR: #UD; the host's processor itself raises #UD in a process, its KVM makes it #GP"),
+    (r"LOCK MOV CR0: got vector 6", "APM MOV CRn: LOCK is CR8 where CPUID says so; not emulated"),
+]
 KNOWN = {
     "exceptions64": [(r"64-bit int (80h|81h of ring 3|1 of ring 3|14 of ring 3) ring 3: want .* got 6", INT_N),
                      (r"64-bit int1 ring 3: ip", INT1)],
@@ -16,6 +28,8 @@ KNOWN = {
     "selftest32": [(r"int 80h: got vector 6", INT_N), (r"handlers: (resumed in ring 3|ran on): got", INT_N)],
     "paging64": [(r"fetch cpl 0 .* smap 1 ac 0", SMAP_FETCH)],
     "paging32": [(r"paging on: got vector 13", NO_OLD_PAGING), (r"fetch cpl 0 .* smap 1 ac 0", SMAP_FETCH)],
+    "protections32": PROTECTIONS,
+    "protections64": PROTECTIONS,
 }
 STOPS = {
     "segments32": RINGS,
