@@ -8,5 +8,6 @@ int main(void)
     rings_setup();
     segments_load();
     segments_query();
+    segments_far();
     return 0;
 }

@@ -34,6 +34,7 @@ KNOWN = {
 STOPS = {
     "segments32": RINGS,
     "segments64": RINGS,
+    "tasks32": RINGS,
     "v8632": "IRET to V86 mode is not emulated",
     "vme32": "IRET to V86 mode is not emulated",
 }
