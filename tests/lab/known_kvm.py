@@ -36,5 +36,6 @@ STOPS = {
     "segments64": RINGS,
     "tasks32": RINGS,
     "v8632": "IRET to V86 mode is not emulated",
+    "real32": "real mode is interpreted: ICEBP is not, and a run of this many trials takes minutes",
     "vme32": "IRET to V86 mode is not emulated",
 }
