@@ -274,7 +274,7 @@ uint64_t x86_xgetbv(struct x86_cpu *cpu, uint32_t index)
     if (!(cpu->cr4 & X86_CR4_OSXSAVE))
         x86_raise(cpu, X86_UD);
     if (index == 1 && x86_has(cpu->model, X86_FEATURE_xgetbv1))
-        return x86_xinuse(cpu) & cpu->xcr0;
+        return x86_xinuse_mxcsr(cpu) & cpu->xcr0;
     require(cpu, index == 0);
     return cpu->xcr0;
 }

@@ -176,6 +176,8 @@ void x86_xrstor(struct x86_cpu *cpu, bool supervisor, uint64_t mask, unsigned se
                 bool rexw);
 // Which state components are not in their initial configuration (XINUSE; SDM vol. 1, 13.6).
 uint64_t x86_xinuse(struct x86_cpu *cpu);
+// The same as XSAVEC, XSAVES and XGETBV see it: MXCSR other than 1F80H is SSE state in use.
+uint64_t x86_xinuse_mxcsr(struct x86_cpu *cpu);
 // Size of the XSAVE area for CPUID.0Dh.
 uint32_t x86_xsave_size(uint64_t xcr0, bool compacted);
 // #NM/#UD/#MF checks that x87, MMX, SSE and AVX instructions start with.

@@ -148,11 +148,14 @@ static void call_same(struct x86_cpu *cpu, uint16_t sel, struct x86_desc *cs, ui
         x86_frame_long(&f, cpu->gpr[X86_RSP], false); // compatibility mode through a 64-bit gate
     else
         x86_frame_current(cpu, &f);
-    x86_frame_reserve(cpu, &f, 2, slot, 0);
-    // AMD's processors write the frame before they look at the target.
-    if (!x86_is_amd(cpu))
+    // AMD's processors push one after the other, and before they look at the target.
+    bool amd = x86_is_amd(cpu);
+    x86_frame_reserve(cpu, &f, amd ? 1 : 2, slot, 0);
+    if (!amd)
         x86_check_target(cpu, cs, target, 0);
     x86_frame_push(cpu, &f, cpu->seg[X86_CS].sel, slot);
+    if (amd)
+        x86_frame_reserve(cpu, &f, 1, slot, 0);
     x86_frame_push(cpu, &f, cpu->rip, slot);
     x86_check_target(cpu, cs, target, 0);
     x86_desc_touch(cpu, cs);

@@ -285,6 +285,12 @@ uint64_t x86_xinuse(struct x86_cpu *cpu)
     return inuse;
 }
 
+uint64_t x86_xinuse_mxcsr(struct x86_cpu *cpu)
+{
+    uint64_t inuse = x86_xinuse(cpu); // makes MXCSR current
+    return cpu->mxcsr != MXCSR_INIT ? inuse | COMP_SSE : inuse;
+}
+
 uint32_t x86_xsave_size(uint64_t xcr0, bool compacted)
 {
     (void)compacted; // AVX alone follows the header either way
@@ -355,9 +361,7 @@ void x86_xsave(struct x86_cpu *cpu, enum x86_xsave_kind kind, uint64_t mask, uns
         require(cpu, cpu->cpl == 0);
     check_aligned(cpu, seg, off, 64);
     uint64_t rfbm = mask & (kind == X86_XSAVES ? cpu->xcr0 | cpu->xss : cpu->xcr0);
-    uint64_t inuse = x86_xinuse(cpu); // makes the x87 state and MXCSR current
-    if (compact && cpu->mxcsr != MXCSR_INIT)
-        inuse |= COMP_SSE;
+    uint64_t inuse = compact ? x86_xinuse_mxcsr(cpu) : x86_xinuse(cpu);
     uint64_t store = kind == X86_XSAVE ? rfbm : rfbm & inuse;
     bool mxcsr = compact ? store & COMP_SSE : rfbm & (COMP_SSE | COMP_AVX);
 
@@ -380,7 +384,10 @@ void x86_xsave(struct x86_cpu *cpu, enum x86_xsave_kind kind, uint64_t mask, uns
         add_range(&ranges, YMM_OFFSET, vec_count(cpu) * 16);
     }
 
+    // The first byte, then the last one of the image (APM vol. 4 leaves it open; Zen 4 does so).
     unsigned header = compact ? 16 : 8;
+    x86_write_check(cpu, seg, off, 1);
+    x86_write_check(cpu, seg, off + (rfbm & COMP_AVX ? AREA_SIZE : YMM_OFFSET) - 1, 1);
     for (unsigned i = 0; i < ranges.count; i++)
         x86_write_check(cpu, seg, off + ranges.part[i].offset, ranges.part[i].size);
     x86_write_check(cpu, seg, off + XSTATE_BV, header);
@@ -408,6 +415,8 @@ void x86_xrstor(struct x86_cpu *cpu, bool supervisor, uint64_t mask, unsigned se
     uint64_t enabled = supervisor ? cpu->xcr0 | cpu->xss : cpu->xcr0;
     uint64_t rfbm = mask & enabled;
 
+    x86_read8(cpu, seg, off); // these two first, as Zen 4 does
+    x86_read8(cpu, seg, off + XSTATE_BV);
     x86_read_block(cpu, seg, off, image, YMM_OFFSET);
     memcpy(&bv, image + XSTATE_BV, 8);
     memcpy(&comp, image + XCOMP_BV, 8);
@@ -423,6 +432,9 @@ void x86_xrstor(struct x86_cpu *cpu, bool supervisor, uint64_t mask, unsigned se
         require(cpu, all_zero(image + XCOMP_BV + 8, 8));
     }
     uint64_t load = rfbm & bv;
+    // Zen 4 looks at the image's last byte, in the standard form also when XSTATE_BV does without it.
+    if ((compact ? load : rfbm) & COMP_AVX)
+        x86_read8(cpu, seg, off + AREA_SIZE - 1);
     if (load & COMP_AVX)
         x86_read_block(cpu, seg, off + YMM_OFFSET, image + YMM_OFFSET, vec_count(cpu) * 16);
     // The compacted form treats MXCSR as part of SSE, the standard one as beside it.
