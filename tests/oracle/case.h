@@ -62,6 +62,7 @@ struct oracle_case {
     uint8_t filling;      // which filling of the window
     uint8_t patches;
     struct oracle_patch patch[4];
+    uint64_t image; // linear address of the image that an FXSAVE or XSAVE stores, or 0
     struct oracle_state in;
 };
 

@@ -115,14 +115,14 @@ static struct loose what_is_loose(const struct oracle_case *c)
             }
     }
     static const char *const structures[] = {
-        "fnsave", "frstor", "fnstenv", "fldenv", "fxsave", "fxrstor", "retf",
-        "iret",   "call",   "fld",     "fstp",   "fbld",   "fbstp",   "movs",
-        "cmps",   "callf",  "jmpf",    "enter",  "lss",    "lfs",     "lgs"};
+        "fnsave", "frstor", "fnstenv", "fldenv",   "fxsave", "fxrstor", "retf", "iret",  "call",
+        "fld",    "xsave",  "xsavec",  "xsaveopt", "xrstor", "fstp",    "fbld", "fbstp", "movs",
+        "cmps",   "callf",  "jmpf",    "enter",    "lss",    "lfs",     "lgs"};
     for (unsigned i = 0; i < ARRAY_SIZE(structures); i++)
         loose.structure |= !strcmp(m, structures[i]);
     loose.partial = !strcmp(m, "popa");
     loose.masked = strstr(m, "maskmov") || strstr(m, "gather");
-    loose.env = strstr(m, "stenv") || strstr(m, "nsave") || strstr(m, "fxsave");
+    loose.env = strstr(m, "stenv") || strstr(m, "nsave") || strstr(m, "xsave");
     return loose;
 }
 

@@ -121,9 +121,12 @@ unsigned memory_size(const struct gen *g)
                 return g->vex_l ? 32 : 16;
             case 'h':
                 return g->vex_l ? 16 : 8;
+            case 0:
+                break;
             default:
                 return 8;
             }
+            break;
         default:
             break;
         }
@@ -214,6 +217,9 @@ static void make_case(struct gen *g)
     choose_prefixes(g);
     emit_prefixes(g);
     g->modrm_reg = f->modrm_reg >= 0 ? (unsigned)f->modrm_reg : (unsigned)below(g, 8);
+    // A gather's three registers must differ.
+    while (has_kind(g, X86_OPND_VSIB) && g->modrm_reg == (g->vvvv & 7) && chance(g, 95))
+        g->modrm_reg = (unsigned)below(g, 8);
     g->modrm_rm = f->modrm_rm >= 0 ? (unsigned)f->modrm_rm : (unsigned)below(g, 8);
     g->has_mem = f->modrm == 2 || (f->modrm == 1 && f->modrm_rm < 0 && chance(g, 55));
     unsigned opcode = f->opcode;
@@ -230,6 +236,8 @@ static void make_case(struct gen *g)
     }
     if (has_kind(g, X86_OPND_MOFFS) && !address_is_safe(g->target))
         g->target = ORACLE_WINDOW_BASE + 8;
+    if (g->has_mem && (starts(g, "fxsave") || starts(g, "xsave")))
+        c->image = g->target;
     prepare_operand(g);
     emit_immediate(g);
     if ((c->in.rflags & X86_FLAG_TF) && (has_kind(g, X86_OPND_SREG) || is(g, "pop")) &&

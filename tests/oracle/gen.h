@@ -29,7 +29,7 @@ struct gen {
     uint8_t rep;      // 0, 0xf2, 0xf3
     int seg;          // overriding segment or -1
     unsigned padding; // superfluous prefixes: how many
-    unsigned rex_r, rex_x, rex_b, vex_l;
+    unsigned rex_r, rex_x, rex_b, vex_l, vvvv;
     unsigned modrm_mod, modrm_reg, modrm_rm;
     bool has_mem, edge; // edge: aim at the end of the segment
     uint64_t target;    // linear address of the memory operand

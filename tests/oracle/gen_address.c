@@ -161,11 +161,13 @@ uint64_t aim_offset(struct gen *g, int seg, uint64_t linear, unsigned size, uint
     if (g->code64)
         return linear - seg_base(g, seg);
     struct x86_seg s = oracle_segment(selector_of(g, (unsigned)seg));
-    if (g->edge)
+    // (Images that run past 64 KiB: AMD's processors let the address of their last byte wrap.)
+    if (g->edge && !(size > 16 && mask == 0xffff))
         return edge_offset(g, &s, size) & mask & 0xffffffff;
     for (unsigned i = 0; i < 8; i++) {
         uint64_t offset = (uint32_t)(linear - s.base);
-        if (offset <= mask && (within_limit(&s, offset, size) || chance(g, 15)))
+        if (offset + (size > 16 ? size : 1) - 1 <= mask &&
+            (within_limit(&s, offset, size) || chance(g, 15)))
             return offset;
         linear = pick_data(g, size);
     }

@@ -110,20 +110,19 @@ void emit_prefixes(struct gen *g)
         emit(g, 0x40 | below(g, 16), 1); // #UD
     if (f->attr & X86_INSN_VEX) {
         unsigned pp = f->prefix == 0x66 ? 1 : f->prefix == 0xf3 ? 2 : f->prefix == 0xf2 ? 3 : 0;
-        unsigned vvvv = 0;
         if (has_kind(g, X86_OPND_VEC_VVVV) || has_kind(g, X86_OPND_VVVV_GPR))
-            vvvv = (unsigned)below(g, g->code64 ? 16 : 8);
+            g->vvvv = (unsigned)below(g, g->code64 ? 16 : 8);
         else if (chance(g, 2))
-            vvvv = (unsigned)below(g, g->code64 ? 16 : 8); // #UD unless 0
+            g->vvvv = (unsigned)below(g, g->code64 ? 16 : 8); // #UD unless 0
         unsigned r = !g->rex_r, x = !g->rex_x, b = !g->rex_b;
         if (f->map == X86_MAP_0F && x && b && (f->w < 0 || f->w == 0) && chance(g, 60)) {
             g->w = false;
             emit(g, 0xc5, 1);
-            emit(g, r << 7 | (~vvvv & 15) << 3 | g->vex_l << 2 | pp, 1);
+            emit(g, r << 7 | (~g->vvvv & 15) << 3 | g->vex_l << 2 | pp, 1);
         } else {
             emit(g, 0xc4, 1);
             emit(g, r << 7 | x << 6 | b << 5 | f->map, 1);
-            emit(g, (unsigned)g->w << 7 | (~vvvv & 15) << 3 | g->vex_l << 2 | pp, 1);
+            emit(g, (unsigned)g->w << 7 | (~g->vvvv & 15) << 3 | g->vex_l << 2 | pp, 1);
         }
     } else {
         if (g->code64 && (g->w || g->rex_r || g->rex_x || g->rex_b || chance(g, 10)))

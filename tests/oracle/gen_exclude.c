@@ -26,12 +26,6 @@ static const struct {
     {"sldt", "the kernel emulates it under UMIP"},
     {"str", "the kernel emulates it under UMIP"},
     {"smsw", "the kernel emulates it under UMIP"},
-    {"xsave", "pending: which byte is looked at first"},
-    {"xsave64", "pending: which byte is looked at first"},
-    {"xsaveopt", "pending: which byte is looked at first"},
-    {"xsaveopt64", "pending: which byte is looked at first"},
-    {"xsavec", "pending: which byte is looked at first"},
-    {"xsavec64", "pending: which byte is looked at first"},
     {"int1", "hypervisors that watch #DB report it with the wrong address"},
 };
 

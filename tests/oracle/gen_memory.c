@@ -98,6 +98,9 @@ void emit_memory(struct gen *g)
             base = (sib & 7) | g->rex_b << 3;
             index = ((sib >> 3) & 7) | g->rex_x << 3;
             scale = sib >> 6;
+            if (vsib && attempt < 8 &&
+                ((index & 7) == g->modrm_reg || (index & 7) == (g->vvvv & 7)) && chance(g, 95))
+                continue;
             if (vsib)
                 make_vsib(g, index, scale);
             if (vsib || index == X86_RSP)

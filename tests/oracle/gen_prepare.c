@@ -182,6 +182,10 @@ void prepare_operand(struct gen *g)
     } else if (is(g, "lar") || is(g, "lsl") || is(g, "verr") || is(g, "verw") || is(g, "arpl")) {
         value = pick_selector(g);
         size = 2;
+    } else if (is(g, "bound") && g->has_mem && chance(g, 60)) {
+        uint64_t bounds = operand_size(g) == 2 ? 0x7fff8000 : UINT64_C(0x7fffffff80000000);
+        patch(g, g->target, &bounds, operand_size(g) * 2);
+        return;
     } else if (g->has_mem &&
                (is(g, "lss") || is(g, "lfs") || is(g, "lgs") || is(g, "lds") || is(g, "les"))) {
         uint16_t sel = (uint16_t)pick_selector(g);

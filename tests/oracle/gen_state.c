@@ -71,14 +71,14 @@ void make_fpu(struct gen *g)
     f->fcw = 0x37f;
     if (chance(g, 40))
         f->fcw = (uint16_t)(0x7f | (rng_next(rng) & 0xf00));
-    if (chance(g, 6))
+    if (chance(g, 10))
         f->fcw &= (uint16_t) ~(rng_next(rng) & 0x3f);
     f->fsw = (uint16_t)(rng_next(rng) & 0x7800);
     if (chance(g, 50))
         f->fsw |= (uint16_t)(rng_next(rng) & 0x4700);
     if (chance(g, 20)) {
         uint16_t pending = (uint16_t)(rng_next(rng) & 0x7f);
-        if (chance(g, 90))
+        if (chance(g, 75))
             pending &= f->fcw | 0x40; // masked ones only: nothing to report
         f->fsw |= pending;
     }
@@ -113,7 +113,7 @@ void make_fpu(struct gen *g)
     f->mxcsr = 0x1f80;
     if (chance(g, 50))
         f->mxcsr |= (uint32_t)(rng_next(rng) & 0xe07f);
-    if (chance(g, 7))
+    if (chance(g, 10))
         f->mxcsr &= ~(uint32_t)(rng_next(rng) & 0x1f80);
     for (unsigned i = 0; i < 16; i++) {
         enum filling kind = chance(g, 85) ? g->c->filling : below(g, FILL_COUNT);
@@ -238,6 +238,8 @@ void make_state(struct gen *g)
     if (chance(g, 4) && !has_kind(g, X86_OPND_VSIB))
         in->rflags |= X86_FLAG_TF;
     g->adsize67 = chance(g, g->code64 ? 12 : 15);
+    if (has_kind(g, X86_OPND_VSIB) && !g->code64) // #UD with 16-bit addresses
+        g->adsize67 = (g->code_size == X86_CODE16) != chance(g, 8);
     make_segments(g);
     place(g);
     // A stack that works unless somebody aims it elsewhere.

@@ -2,51 +2,46 @@
 // The oracle laboratory's command: makes cases, runs them on the host and in Croft, and tells what
 // differs. Exit status 0 when nothing does.
 #include "case.h"
-#include "x86/insn.h"
+#include "tally.h"
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define CHUNK 512
 
-struct totals {
-    uint64_t passed, failed, undefined, died, faults;
-    uint32_t failed_by_form[X86_FORM_COUNT];
-    unsigned shown;
-};
-
 static struct {
     uint64_t cases, single;
-    bool has_single, verbose, native_only, summary;
-    unsigned max_shown;
+    bool has_single, verbose, native_only, summary, progress;
+    unsigned max_shown, shown;
+    const char *json;
 } args = {.cases = 40000, .max_shown = 20};
 
 static const char usage[] =
-    "usage: oracle [--cases N] [--seed S] [--case K] [--form PREFIX | --exact NAME] [--mode "
-    "64|32]\n"
-    "              [--show N] [--summary] [--native] [-v]\n"
+    "usage: oracle [--mode 64|32|16] [--seed S] [--cases N | --case K] [--form P | --exact NAME]\n"
+    "              [--show N] [--summary] [--json FILE] [--native] [-v]\n"
+    "  --seed S     a number, or `date`: new ground every day\n"
     "  --case K     this case only, with its starting state\n"
     "  --form P     forms whose name starts with P; --exact: the one of this name\n"
     "  --show N     tell at most N differences in full (20)\n"
-    "  --summary    count differences by form at the end\n"
+    "  --summary    differences by form, faults by vector, and forms that never completed\n"
+    "  --json FILE  the same as JSON; - is the standard output\n"
     "  --native     the host's side only (no judgement): a check of the harness, and its speed\n";
 
 static void judge(const struct oracle_case *c, const struct oracle_result *native,
-                  const struct oracle_result *croft, struct totals *t)
+                  const struct oracle_result *croft, struct tally *t)
 {
+    tally_native(t, c, native);
     if (native->vector == ORACLE_DIED) {
-        t->died++;
         t->failed++;
         printf("the host's runner died (status %#x) on ", native->error);
         oracle_print_case(c);
         oracle_print_state(&c->in);
         return;
     }
-    if (native->vector != ORACLE_DONE)
-        t->faults++;
     if (args.verbose || args.has_single) {
         oracle_print_case(c);
         printf("    host: vector %d error %x cr2 %" PRIx64 "\n", native->vector, native->error,
@@ -74,15 +69,15 @@ static void judge(const struct oracle_case *c, const struct oracle_result *nativ
         break;
     }
     t->failed++;
-    t->failed_by_form[c->form]++;
-    if (t->shown < args.max_shown) {
-        t->shown++;
+    t->failed_of[c->form]++;
+    if (args.shown < args.max_shown) {
+        args.shown++;
         oracle_print_case(c);
         oracle_compare(c, native, croft, true);
     }
 }
 
-static void run(struct totals *t)
+static void run(struct tally *t)
 {
     static struct oracle_case cases[CHUNK];
     static struct oracle_result native[CHUNK], croft;
@@ -98,24 +93,45 @@ static void run(struct totals *t)
             judge(&cases[i], &native[i], &croft, t);
         }
         done += count;
+        if (args.progress && done % (64 * CHUNK) == 0)
+            fprintf(stderr, "\r%" PRIu64 " of %" PRIu64 " cases, %" PRIu64 " differ ", done, total,
+                    t->failed);
     }
+    if (args.progress)
+        fprintf(stderr, "\r%60s\r", "");
+}
+
+static uint64_t seed_of_today(void)
+{
+    time_t now = time(NULL);
+    struct tm tm;
+    gmtime_r(&now, &tm);
+    return (uint64_t)((tm.tm_year + 1900) * 10000 + (tm.tm_mon + 1) * 100 + tm.tm_mday);
+}
+
+static bool mode_parse(const char *text, uint8_t *code_size)
+{
+    static const char *const names[] = {
+        [X86_CODE16] = "16", [X86_CODE32] = "32", [X86_CODE64] = "64"};
+    for (uint8_t i = 0; i < ARRAY_SIZE(names); i++)
+        if (!strcmp(text, names[i])) {
+            *code_size = i;
+            return true;
+        }
+    return false;
 }
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"cases", required_argument, NULL, 'n'},
-                                            {"seed", required_argument, NULL, 's'},
-                                            {"case", required_argument, NULL, 'k'},
-                                            {"form", required_argument, NULL, 'f'},
-                                            {"exact", required_argument, NULL, 'x'},
-                                            {"mode", required_argument, NULL, 'm'},
-                                            {"show", required_argument, NULL, 'w'},
-                                            {"summary", no_argument, NULL, 'y'},
-                                            {"native", no_argument, NULL, 'o'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"cases", required_argument, NULL, 'n'}, {"seed", required_argument, NULL, 's'},
+        {"case", required_argument, NULL, 'k'},  {"form", required_argument, NULL, 'f'},
+        {"exact", required_argument, NULL, 'x'}, {"mode", required_argument, NULL, 'm'},
+        {"show", required_argument, NULL, 'w'},  {"summary", no_argument, NULL, 'y'},
+        {"json", required_argument, NULL, 'j'},  {"native", no_argument, NULL, 'o'},
+        {"help", no_argument, NULL, 'h'},        {NULL, 0, NULL, 0}};
     struct oracle_options gen = {.seed = 1, .code_size = X86_CODE64};
-    static struct totals t;
+    static struct tally t;
     int opt;
     while ((opt = getopt_long(argc, argv, "v", options, NULL)) != -1) {
         switch (opt) {
@@ -123,7 +139,7 @@ int main(int argc, char **argv)
             args.cases = strtoull(optarg, NULL, 0);
             break;
         case 's':
-            gen.seed = strtoull(optarg, NULL, 0);
+            gen.seed = strcmp(optarg, "date") ? strtoull(optarg, NULL, 0) : seed_of_today();
             break;
         case 'k':
             args.single = strtoull(optarg, NULL, 0);
@@ -137,15 +153,19 @@ int main(int argc, char **argv)
             gen.form = optarg;
             break;
         case 'm':
-            gen.code_size = !strcmp(optarg, "16")   ? X86_CODE16
-                            : !strcmp(optarg, "32") ? X86_CODE32
-                                                    : X86_CODE64;
+            if (!mode_parse(optarg, &gen.code_size)) {
+                fputs(usage, stderr);
+                return 2;
+            }
             break;
         case 'w':
             args.max_shown = (unsigned)strtoul(optarg, NULL, 0);
             break;
         case 'y':
             args.summary = true;
+            break;
+        case 'j':
+            args.json = optarg;
             break;
         case 'o':
             args.native_only = true;
@@ -165,25 +185,20 @@ int main(int argc, char **argv)
         fprintf(stderr, "oracle: this kernel has no modify_ldt(2): no 16-bit code, skipped\n");
         return 77; // meson: skipped
     }
-    unsigned forms = oracle_gen_init(&gen);
-    if (!forms) {
+    if (!oracle_gen_init(&gen)) {
         fprintf(stderr, "oracle: no form is named %s\n", gen.form);
         return 2;
     }
     if (!args.native_only && oracle_croft_init(gen.ldt) != 0)
         return 2;
+    args.progress = isatty(2) && !args.has_single;
     struct timespec a, b;
     clock_gettime(CLOCK_MONOTONIC, &a);
     run(&t);
     clock_gettime(CLOCK_MONOTONIC, &b);
     double seconds = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
-    if (args.summary)
-        for (unsigned i = 0; i < X86_FORM_COUNT; i++)
-            if (t.failed_by_form[i])
-                printf("%8u  %s\n", t.failed_by_form[i], x86_forms[i].name);
-    printf("%u forms, %" PRIu64 " cases faulted on the host, %" PRIu64
-           " differ in what is undefined, %.1f s (%.0f cases/s)\n",
-           forms, t.faults, t.undefined, seconds, (double)(t.passed + t.failed) / seconds);
-    printf("%" PRIu64 " passed, %" PRIu64 " failed\n", t.passed, t.failed);
+    tally_print(&t, &gen, args.summary, seconds);
+    if (args.json && tally_write_json(&t, &gen, seconds, args.json) != 0)
+        return 2;
     return t.failed != 0;
 }
