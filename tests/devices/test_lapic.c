@@ -457,7 +457,7 @@ static void test_timer_tsc_deadline(void **state)
     uint64_t value, deadline;
 
     // Not in this mode: ignored.
-    assert_true(lapic_msr_write(f->cpu[0], 0x6e0, 12345));
+    assert_true(lapic_msr_write(f->cpu[0], 0x6e0, on_tsc(f, 0) + 1000000));
     assert_true(lapic_msr_read(f->cpu[0], 0x6e0, &value));
     assert_int_equal(value, 0);
     wr(f, 0, 0x320, 0x40041);
@@ -592,6 +592,8 @@ static void test_lint_and_extint(void **state)
     f->extint_vector = 0x30;
     lapic_bus_lint(f->bus, 0, true);
     assert_false(lapic_has_interrupt(f->cpu[0])); // masked
+    wr(f, 0, 0x350, 0x10700);
+    assert_false(lapic_has_interrupt(f->cpu[0])); // masked as ExtINT
     wr(f, 0, 0x350, 0x700);
     assert_true(lapic_may_interrupt(f->cpu[0]));
     assert_false(lapic_may_interrupt(f->cpu[1]));
@@ -750,6 +752,39 @@ static void test_state(void **state)
     lapic_bus_destroy(other);
 }
 
+// SDM vol. 3, "Task and Processor Priorities": TPR gives the sub-class too when the classes are equal.
+static void test_priority_tie(void **state)
+{
+    struct fixture *f = *state;
+
+    ipi(f, 0, 0, 0x52);
+    assert_int_equal(lapic_ack(f->cpu[0]), 0x52);
+    assert_int_equal(rd(f, 0, 0xa0), 0x50);
+    wr(f, 0, 0x80, 0x5a);
+    assert_int_equal(rd(f, 0, 0xa0), 0x5a);
+    wr(f, 0, 0x80, 0x4a);
+    assert_int_equal(rd(f, 0, 0xa0), 0x50);
+}
+
+// Of the entries that are raised from within, only the performance counters' masks itself.
+static void test_raised_entries(void **state)
+{
+    struct fixture *f = *state;
+
+    wr(f, 0, 0x340, 0x45);
+    wr(f, 0, 0x330, 0x46);
+    for (unsigned i = 0; i < 2; i++) {
+        lapic_raise_lvt(f->cpu[0], LAPIC_LVT_PERF);
+        assert_int_equal(lapic_ack(f->cpu[0]), i == 0 ? 0x45 : -1);
+        assert_int_equal(rd(f, 0, 0x340), 0x10045);
+        eoi(f, 0);
+        lapic_raise_lvt(f->cpu[0], LAPIC_LVT_THERMAL);
+        assert_int_equal(lapic_ack(f->cpu[0]), 0x46);
+        assert_int_equal(rd(f, 0, 0x330), 0x46);
+        eoi(f, 0);
+    }
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -771,6 +806,8 @@ int main(void)
         T(test_level_eoi),
         T(test_pv_eoi),
         T(test_odd_accesses),
+        T(test_priority_tie),
+        T(test_raised_entries),
         T(test_state),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

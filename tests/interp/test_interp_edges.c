@@ -90,6 +90,20 @@ static void test_stack_shadow(void **state)
     }
 }
 
+// The shadow lasts for one instruction: an interrupt wakes a processor that halted later.
+static void test_shadow_ends(void **state)
+{
+    struct rig *rig = rig_with_handlers(RIG_REAL);
+    rig->cpu->rflags |= X86_FLAG_IF;
+    assert_int_equal(RUN(rig, 0x8e, 0xd0, 0x90), VM_EXIT_HALT); // mov ss, ax; nop; hlt
+    assert_int_equal(rig->cpu->shadow, 0);
+    rig->pending_vector = 0x40;
+    engine_interp.signal(rig->vcpu, X86_EVENT_INTR);
+    assert_int_equal(rig_run(rig, 100), VM_EXIT_HALT);
+    assert_int_equal(vector_taken(rig), 0x40);
+    rig_destroy(rig);
+}
+
 // RF spares one instruction: a breakpoint on it does not fire, one on the next does.
 static void test_resume_flag(void **state)
 {
@@ -409,9 +423,21 @@ static void test_table_registers(void **state)
     rig_destroy(rig);
 }
 
+// RDRAND sets CF and clears the other five.
+static void test_rdrand_flags(void **state)
+{
+    struct rig *rig = rig_with_handlers(RIG_LONG);
+    x86_set_rflags(rig->cpu, X86_FLAGS_ARITH);
+    assert_int_equal(RUN(rig, 0x0f, 0xc7, 0xf0), VM_EXIT_HALT);
+    assert_int_equal(x86_get_rflags(rig->cpu) & X86_FLAGS_ARITH, X86_FLAG_CF);
+    rig_destroy(rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_shadow_ends),
+        cmocka_unit_test(test_rdrand_flags),
         cmocka_unit_test(test_stack_shadow),
         cmocka_unit_test(test_resume_flag),
         cmocka_unit_test(test_breakpoint_base),
