@@ -42,6 +42,7 @@ static const struct exception exceptions[] = {
     {"lock", "mov", "LOCK MOV CR0"},
     {"privileged", "lgdt rsm clac stac",
      "Zydis forgets LGDT; RSM outside SMM and CLAC, STAC outside CPL 0 are #UD"},
+    {"privileged", "xsetbv", "without CR4.OSXSAVE it is #UD, in every ring"},
     {"privileged", "sysret sysexit", "other conditions are #UD first, by vendor (x86/syscall.c)"},
     {"branch", "int int1 int3 into iret syscall sysret sysenter sysexit rsm",
      "Zydis counts only CALL, JMP, RET and Jcc as branches"},
