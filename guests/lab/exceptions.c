@@ -6,6 +6,8 @@
 
 int main(void)
 {
+    if (lab_asked("triple"))
+        exceptions_triple();
     exceptions_integer();
     if (!probe_possible(PROBE_32, 0)) {
         lab_check(true, "the rest is left out");
