@@ -35,6 +35,8 @@ STOPS = {
     "segments32": RINGS,
     "segments64": RINGS,
     "tasks32": RINGS,
+    "gates32": RINGS,
+    "gates64": RINGS,
     "v8632": "IRET to V86 mode is not emulated",
     "real32": "real mode is interpreted: ICEBP is not, and a run of this many trials takes minutes",
     "vme32": "IRET to V86 mode is not emulated",
