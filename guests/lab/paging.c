@@ -13,7 +13,9 @@ static void shape_all(enum shape shape, const char *const names[])
     // (A trial: there are monitors without the old shapes.)
     if (!lab_expect_none("paging on", lab_try(switch_on, (void *)shape)))
         return;
-    static void (*const groups[])(void) = {paging_rights, paging_reserved, paging_dirty};
+    static void (*const groups[])(void) = {paging_rights,   paging_reserved, paging_dirty,
+                                           paging_operands, paging_implicit, paging_flushes,
+                                           paging_aliases};
     for (unsigned i = 0; i < sizeof(groups) / sizeof(groups[0]); i++)
         if (lab_section(names[i]))
             groups[i]();
@@ -38,18 +40,34 @@ int main(void)
         cpu.width = lab_cpuid(0x80000008, 0).a & 0xff;
     paging_brief = lab_asked("trials") || lab_asked("brief");
 #ifdef __x86_64__
-    static const char *const names64[] = {"4-level: rights", "4-level: reserved bits",
-                                          "4-level: accessed and dirty"};
+    static const char *const names64[] = {"4-level: rights",
+                                          "4-level: reserved bits",
+                                          "4-level: accessed and dirty",
+                                          "4-level: operands",
+                                          "4-level: the processor's own accesses",
+                                          "4-level: flushes",
+                                          "4-level: aliases"};
     shape_all(SHAPE_64, names64);
 #else
-    static const char *const names32[] = {"32-bit: rights", "32-bit: reserved bits",
-                                          "32-bit: accessed and dirty"};
+    static const char *const names32[] = {"32-bit: rights",
+                                          "32-bit: reserved bits",
+                                          "32-bit: accessed and dirty",
+                                          "32-bit: operands",
+                                          "32-bit: the processor's own accesses",
+                                          "32-bit: flushes",
+                                          "32-bit: aliases"};
     shape_all(SHAPE_32, names32);
     if (cpu.pae) {
-        static const char *const names_pae[] = {"PAE: rights", "PAE: reserved bits",
-                                                "PAE: accessed and dirty"};
+        static const char *const names_pae[] = {"PAE: rights",
+                                                "PAE: reserved bits",
+                                                "PAE: accessed and dirty",
+                                                "PAE: operands",
+                                                "PAE: the processor's own accesses",
+                                                "PAE: flushes",
+                                                "PAE: aliases"};
         shape_all(SHAPE_PAE, names_pae);
     }
+    paging_switches();
 #endif
     return 0;
 }

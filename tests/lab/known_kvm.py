@@ -9,6 +9,7 @@ SMAP_FETCH = "SDM vol. 3A, 4.6.1: SMAP concerns data accesses; the emulator appl
 NO_OLD_PAGING = "SDM vol. 3A, 4.1.1: CR0.PG may be set without EFER.LME; a KVM that has only long mode's paging raises #GP"
 RINGS = "a KVM that interprets ring 0 has no LAR, far RET or IRET there, and no rings 1 and 2; one on hardware virtualization comes to the end"
 INT1 = "SDM INT1: a trap, the saved IP is behind it; a KVM that emulates it leaves IP on it"
+TWO_PAGES = "SDM vol. 3A, 4.7, 6.6: a fault in either page comes before any store; the emulator of ring 0 goes page by page"
 PROTECTIONS = [
     (r"CR0 bit [3-6]\d: [1-9a-f][0-9a-f]*80010031: no trap", "SDM MOV CR: bits 63:32 of CR0 set is #GP(0); ignored"),
     (r"CR4 bit [3-6]\d: .*no trap", "SDM MOV CR: reserved bits of CR4 are #GP(0); ignored above 31"),
@@ -26,7 +27,8 @@ KNOWN = {
                      (r"64-bit int1 ring 3: ip", INT1)],
     "selftest64": [(r"int 80h: got vector 6", INT_N), (r"handlers: (resumed in ring 3|ran on): got", INT_N)],
     "selftest32": [(r"int 80h: got vector 6", INT_N), (r"handlers: (resumed in ring 3|ran on): got", INT_N)],
-    "paging64": [(r"fetch cpl 0 .* smap 1 ac 0", SMAP_FETCH)],
+    "paging64": [(r"fetch cpl 0 .* smap 1 ac 0", SMAP_FETCH), (r"operands: .* ip 1[0-9a-f]{5}, want #PF", TWO_PAGES),
+                 (r"operands: .*: cpl 0: something was written", TWO_PAGES)],
     "paging32": [(r"paging on: got vector 13", NO_OLD_PAGING), (r"fetch cpl 0 .* smap 1 ac 0", SMAP_FETCH)],
     "protections32": PROTECTIONS,
     "protections64": PROTECTIONS,
@@ -37,6 +39,7 @@ STOPS = {
     "tasks32": RINGS,
     "gates32": RINGS,
     "gates64": RINGS,
+    "smp32": "IRET and FLDCW of ring 0 are not emulated",
     "v8632": "IRET to V86 mode is not emulated",
     "real32": "real mode is interpreted: ICEBP is not, and a run of this many trials takes minutes",
     "vme32": "IRET to V86 mode is not emulated",

@@ -102,6 +102,8 @@ static void store_table(struct x86_cpu *cpu, const struct x86_insn *x,
     uint64_t ea = interp_ea(cpu, x), mask = exec_mask(x->adsize);
     unsigned size = exec_is64(cpu) ? 8 : 4;
     check_umip(cpu);
+    // All or nothing, and a fault is that of the lowest byte.
+    x86_write_check(cpu, x->seg, ea, 2);
     x86_write_check(cpu, x->seg, (ea + 2) & mask, size);
     x86_write16(cpu, x->seg, ea, table->limit);
     interp_write(cpu, x->seg, (ea + 2) & mask, size, table->base);
