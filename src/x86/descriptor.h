@@ -239,6 +239,9 @@ static inline void x86_check_target(struct x86_cpu *cpu, const struct x86_desc *
 }
 
 // --- returns (iret.c) ----------------------------------------------------------------------------
+// With VME or PVI, a virtual interrupt that is pending and enabled is #GP(0) before the next
+// instruction (SDM vol. 3, 20.3.2): after IRET and task switches.
+void x86_check_virtual_interrupt(struct x86_cpu *cpu);
 // The code segment RET or IRET goes to: checks, no change.
 void x86_return_cs(struct x86_cpu *cpu, uint16_t sel, struct x86_desc *cs);
 // The stack segment popped by a return to new_cpl and code segment cs; sets the accessed bit.

@@ -78,9 +78,7 @@ static void merge_flags(struct x86_cpu *cpu, uint64_t flags, uint64_t may)
     x86_cc_put(cpu, (uint32_t)flags);
 }
 
-// With VME or PVI, a virtual interrupt that is pending and enabled is #GP(0) before the next
-// instruction.
-static void check_virtual_interrupt(struct x86_cpu *cpu)
+void x86_check_virtual_interrupt(struct x86_cpu *cpu)
 {
     const uint64_t both = X86_FLAG_VIF | X86_FLAG_VIP;
     if (likely((cpu->rflags & both) != both) || cpu->cpl != 3)
@@ -143,7 +141,7 @@ static void iret_to_v86(struct x86_cpu *cpu, uint64_t target, uint16_t cs, uint6
         x86_seg_v86(cpu, reg[i], sel[i]);
     x86_mode_changed(cpu);
     unblock_nmi(cpu);
-    check_virtual_interrupt(cpu);
+    x86_check_virtual_interrupt(cpu);
 }
 
 static void iret_protected(struct x86_cpu *cpu, unsigned opsize)
@@ -196,7 +194,7 @@ static void iret_protected(struct x86_cpu *cpu, unsigned opsize)
         x86_cs_loaded(cpu);
     }
     unblock_nmi(cpu);
-    check_virtual_interrupt(cpu);
+    x86_check_virtual_interrupt(cpu);
 }
 
 void x86_iret(struct x86_cpu *cpu, unsigned opsize)

@@ -255,4 +255,5 @@ void x86_task_switch(struct x86_cpu *cpu, uint16_t tss_sel, enum x86_task_reason
         cpu->dr6_pending |= UINT64_C(1) << 15; // BT
         atomic_fetch_or(&cpu->events, X86_EVENT_TRAP);
     }
+    x86_check_virtual_interrupt(cpu);
 }
