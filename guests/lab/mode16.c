@@ -5,6 +5,7 @@
 enum m16_mode m16_mode;
 u32 m16_iopl = 3;
 u32 m16_tag[3];
+const struct lab_trap *m16_trap;
 void (*m16_real_run)(const struct m16 *m, struct m16_end *e);
 
 void m16_init(struct m16 *m)
@@ -55,7 +56,9 @@ const struct m16_end *m16_run(const struct m16 *m)
     for (u32 i = 0; i < 8; i++)
         s.gpr[i] = m->gpr[i];
     const struct lab_trap *t = lab_enter(&s);
+    m16_trap = t;
     if (!t || t->vector > 255) {
+        m16_trap = NULL;
         e.skipped = true;
         return &e;
     }

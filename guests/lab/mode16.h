@@ -82,6 +82,8 @@ void m16_init(struct m16 *m); // registers of distinct values, SP 8000h, IP 100h
 void m16_code(const struct m16 *m, const void *bytes, u32 size);
 #define M16_CODE(m, string) m16_code(m, string, sizeof(string) - 1)
 const struct m16_end *m16_run(const struct m16 *m);
+extern const struct lab_trap
+    *m16_trap; // V86 mode: what the lab says of the last run; NULL: skipped
 // The usual run: `bytes` from a fresh state as changed by the caller.
 const struct m16_end *m16_do(const struct m16 *m, const void *bytes, u32 size);
 #define M16_DO(m, string) m16_do(m, string, sizeof(string) - 1)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Virtual-8086 mode (SDM vol. 3, chapter 20.2 and 20.3.1, without VME): what IOPL governs, what is refused, the
 // way in and out.
-#include "mode16.h"
+#include "v86.h"
 
 // --- which instructions IOPL governs -------------------------------------------------------------
 
@@ -289,9 +289,12 @@ static void try_flags(void)
 int main(void)
 {
     m16_mode = M16_V86;
+    out8(0x21, 0xff); // some trials turn interrupts on
+    out8(0xa1, 0xff);
     try_instructions();
     try_umip();
     try_flags();
+    v86_frame_cases();
     m16_limit_cases();
     return 0;
 }

@@ -177,7 +177,41 @@ static void try_flags(void)
     }
 }
 
-// A pending virtual interrupt that is enabled: #GP(0) before the next instruction (20.3.2); without VME nothing.
+static struct lab_tss task __attribute__((aligned(256)));
+
+static void switch_to(void *argument)
+{
+    (void)argument;
+    __asm__ volatile("ljmp %0, $0" : : "i"(SEL_FREE) : "memory");
+}
+
+// A V86 task with these flags, one NOP.
+static const struct lab_trap *task_run(struct m16 *m)
+{
+    M16_CODE(m, "\x90");
+    task = (struct lab_tss){.esp0 = lab_tss.esp0,
+                            .ss0 = SEL_DATA0,
+                            .cr3 = (u32)lab_cr3(),
+                            .eip = m->ip,
+                            .eflags = m->flags,
+                            .es = m->es,
+                            .cs = m->cs,
+                            .ss = m->ss,
+                            .ds = m->ds,
+                            .fs = m->fs,
+                            .gs = m->gs,
+                            .iomap = 0xffff};
+    task.gpr[SP] = m->gpr[SP];
+    *lab_gdt_entry(SEL_FREE) = lab_descriptor((u32)(ulong)&task, 0x67, 0x89, 0);
+    const struct lab_trap *t = lab_try(switch_to, 0);
+    *lab_gdt_entry(SEL_TSS) &= ~((u64)2 << 40);
+    __asm__ volatile("ltr %w0; clts" : : "r"(SEL_TSS) : "memory");
+    *lab_gdt_entry(SEL_FREE) = 0;
+    return t;
+}
+
+// A pending virtual interrupt that is enabled: #GP(0) before the next instruction (20.3.2), after IRET and
+// after a task switch; without VME nothing.
 static void try_pending(void)
 {
     lab_section("vif and vip");
@@ -194,6 +228,14 @@ static void try_pending(void)
             m16_expect("entered", &m, e, vme ? VEC_GP : VEC_UD, vme ? 0 : 1);
             if (!e->skipped)
                 lab_equal("flags", e->at.flags & ~FLAG_RF, m.flags);
+            cr4_set(vme ? CR4_VME : CR4_PVI);
+            const struct lab_trap *t = task_run(&m);
+            cr4_set(0);
+            if (t && t->vector < 256)
+                lab_check(t->vector == (vme ? VEC_GP : VEC_UD) && t->error == 0 && t->cs == m.cs &&
+                              t->ip == m.ip + !vme,
+                          "task switch, vme %u iopl %u: vector %u error %x at %lx:%lx", vme, iopl,
+                          t->vector, t->error, t->cs, t->ip);
         }
 }
 
