@@ -9,5 +9,6 @@ int main(void)
     segments_load();
     segments_query();
     segments_far();
+    segments_limit();
     return 0;
 }

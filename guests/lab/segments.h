@@ -28,3 +28,4 @@ static inline u32 descriptor_access(u64 descriptor)
 void segments_load(void);
 void segments_query(void);
 void segments_far(void);
+void segments_limit(void);
