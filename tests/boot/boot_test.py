@@ -4,7 +4,10 @@
 the same kernel writes under QEMU's TCG.
 
 usage: boot_test.py --croft FILE --selftest FILE --work DIR [--cpus N] [--cpu MODEL] [--timeout S]
-                    [--engine NAME] [--entry long64|pm32|pvh] [--no-compare]
+                    [--engine NAME] [--entry long64|pm32|pvh] [--kernel NAME] [--no-compare]
+
+--kernel is one of scripts/fetch-guest: linux-686, linux-686-pae (with a 32-bit busybox and self-test), linux-amd64;
+without it, the cloud kernel.
 
 Passes when every check in the guest says ok, the guest powers off with exit status 0, and the log holds no
 warning or error (levels 0 to 4) that TCG's log lacks.
@@ -31,20 +34,26 @@ EXPECTED = [
 def image(args):
     """The test's initramfs, made once per content."""
     os.makedirs(args.work, exist_ok=True)
-    out = os.path.join(args.work, "boot-test.img")
+    i386 = args.kernel.startswith("linux-686")
+    out = os.path.join(args.work, "boot-test-i386.img" if i386 else "boot-test.img")
+    more = ["--busybox", os.path.join(ROOT, "cache/guests/busybox-i386")] if i386 else []
     with open(out + ".lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         init = os.path.join(ROOT, "guests/initramfs/test-init")
         if not os.path.exists(out) or any(
                 os.path.getmtime(f) > os.path.getmtime(out) for f in (init, args.selftest)):
-            subprocess.run([os.path.join(ROOT, "scripts/mkinitramfs"), out, "--init", init,
+            subprocess.run([os.path.join(ROOT, "scripts/mkinitramfs"), out, "--init", init, *more,
                             f"{args.selftest}=/selftest"], check=True)
     return out
 
 
+def stock_kernel(args):
+    return os.path.join(ROOT, "cache", f"guests/vmlinuz-{args.kernel}" if args.kernel else "vmlinuz-cloud")
+
+
 def kernel_for(args):
     """The kernel as the entry wants it: the bzImage as it is, without its 64-bit entry, or the ELF within."""
-    stock = os.path.join(ROOT, "cache/vmlinuz-cloud")
+    stock = stock_kernel(args)
     if args.entry == "long64":
         return stock
     out = os.path.join(args.work, f"kernel-{args.entry}")
@@ -88,18 +97,20 @@ def complaints(log):
 
 def tcg_log(args, initrd):
     """TCG's log of the same boot, kept beside the images: it changes only with them."""
-    kernel = os.path.join(ROOT, "cache/vmlinuz-cloud")
+    kernel, cpu = stock_kernel(args), "max" + (",-lm" if ",-lm" in args.cpu else "")
     key = hashlib.sha256()
     for path in (kernel, initrd):
         with open(path, "rb") as f:
             key.update(f.read())
     key.update(APPEND.encode())
+    if cpu != "max":
+        key.update(cpu.encode())
     cached = os.path.join(args.work, f"tcg-{args.cpus}-{key.hexdigest()[:16]}.log")
     with open(os.path.join(args.work, "tcg.lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.exists(cached):
             result = subprocess.run(
-                ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "512", "-smp", str(args.cpus),
+                ["qemu-system-x86_64", "-accel", "tcg", "-cpu", cpu, "-m", "512", "-smp", str(args.cpus),
                  "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio", "-kernel", kernel,
                  "-initrd", initrd, "-append", APPEND],
                 stdin=subprocess.DEVNULL, capture_output=True, timeout=args.timeout, check=False)
@@ -121,9 +132,13 @@ def main():
     parser.add_argument("--cpu", default="max")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--entry", choices=["long64", "pm32", "pvh"], default="long64")
+    parser.add_argument("--kernel", default="")
     parser.add_argument("--timeout", type=int, default=300)
     parser.add_argument("--no-compare", action="store_true")
     args = parser.parse_args()
+    if args.kernel:
+        wanted = [args.kernel] + (["busybox-i386"] if "686" in args.kernel else [])
+        subprocess.run([os.path.join(ROOT, "scripts/fetch-guest"), *wanted], check=True)
     initrd = image(args)
     result = subprocess.run(
         [args.croft, "run", "--engine", args.engine, "--cpus", str(args.cpus), "--cpu", args.cpu,
