@@ -77,11 +77,11 @@ int boot_pvh_load(struct memory *memory, const struct boot_config *config,
     if (boot_elf_open(&elf, file, err))
         return -1;
     if (!find_entry(&elf, &start))
-        return error_set(err, ERROR_INPUT,
-                         "kernel '%s' is an ELF file without a PVH entry (Xen note PHYS32_ENTRY) "
-                         "and without a Multiboot header; use a bzImage, or a vmlinux built with "
-                         "CONFIG_PVH",
-                         file->path);
+        return error_set(
+            err, ERROR_INPUT,
+            "kernel '%s' is an ELF file without a PVH entry (Xen note PHYS32_ENTRY)%s; "
+            "use a bzImage, or a vmlinux built with CONFIG_PVH",
+            file->path, config->protocol == BOOT_PVH ? "" : " and without a Multiboot header");
     if (start >= LAYOUT_PCI32)
         return error_set(err, ERROR_INPUT, "kernel '%s': PVH entry %#llx lies above memory",
                          file->path, (unsigned long long)start);
