@@ -82,6 +82,8 @@ int main(void)
     gates_interrupts();
     gates_stacks();
     gates_returns();
+    gates_fast();
+    gates_long();
 
     return 0;
 }

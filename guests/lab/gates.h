@@ -39,3 +39,5 @@ void gates_calls(void);
 void gates_interrupts(void);
 void gates_stacks(void);
 void gates_returns(void);
+void gates_fast(void);
+void gates_long(void);
