@@ -79,6 +79,10 @@ EXEC(pusha)
 {
     uint64_t sp = exec_sp(cpu), mask = exec_mask(cpu->stack_size);
     unsigned size = x->opsize;
+    // Outside of protected mode Intel's processors refuse these values ahead of the stack's limit (SDM PUSHA).
+    if (unlikely(!x86_prot_mode(cpu) && (sp & mask) >= 7 && (sp & mask) <= 15 && (sp & 1) &&
+                 !(cpu->model && cpu->model->vendor == X86_VENDOR_AMD)))
+        x86_raise_error(cpu, X86_GP, 0);
     for (unsigned i = 0; i < 8; i++)
         interp_write(cpu, X86_SS, (sp - (i + 1) * size) & mask, size, interp_get(cpu, i, size));
     exec_set_sp(cpu, sp - 8 * size);
