@@ -99,3 +99,4 @@ void m16_real_prepare(void);            // trampoline, stubs and vector table in
 extern void (*m16_real_run)(const struct m16 *m, struct m16_end *e); // set by m16_real_prepare()
 
 void m16_limit_cases(void); // mode16_*.c: what holds in both modes
+void m16_op_cases(void);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Real mode (SDM vol. 3, 20.1; APM vol. 2, 1.3 and 14): the vector table, faults without error codes, what is
 // privileged elsewhere and free here, and what a processor keeps of protected mode.
-#include "mode16_real.h"
+#include "real.h"
 
 extern char m16_toggle[], m16_toggle_end[], m16_bigcode[], m16_a20_pm[];
 
@@ -436,6 +436,8 @@ int main(void)
     try_cr0();
     try_far();
     try_unreal();
+    real_bcd_cases();
     m16_limit_cases();
+    m16_op_cases();
     return 0;
 }

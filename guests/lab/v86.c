@@ -296,5 +296,6 @@ int main(void)
     try_flags();
     v86_frame_cases();
     m16_limit_cases();
+    m16_op_cases();
     return 0;
 }
