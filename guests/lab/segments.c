@@ -10,5 +10,8 @@ int main(void)
     segments_query();
     segments_far();
     segments_limit();
+#if IS_LONG
+    segments_long();
+#endif
     return 0;
 }

@@ -29,3 +29,4 @@ void segments_load(void);
 void segments_query(void);
 void segments_far(void);
 void segments_limit(void);
+void segments_long(void);
