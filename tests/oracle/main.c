@@ -5,6 +5,7 @@
 #include "tally.h"
 #include <getopt.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,12 +78,20 @@ static void judge(const struct oracle_case *c, const struct oracle_result *nativ
     }
 }
 
+static volatile sig_atomic_t stopped;
+
+// Ctrl-C and the end of a time limit: what was done is told.
+static void stop(int number)
+{
+    stopped = 1;
+}
+
 static void run(struct tally *t)
 {
     static struct oracle_case cases[CHUNK];
     static struct oracle_result native[CHUNK], croft;
     uint64_t total = args.has_single ? 1 : args.cases;
-    for (uint64_t done = 0; done < total;) {
+    for (uint64_t done = 0; done < total && !stopped;) {
         unsigned count = total - done < CHUNK ? (unsigned)(total - done) : CHUNK;
         for (unsigned i = 0; i < count; i++)
             oracle_gen(&cases[i], args.has_single ? args.single : oracle_gen_number(done + i));
@@ -192,6 +201,8 @@ int main(int argc, char **argv)
     if (!args.native_only && oracle_croft_init(gen.ldt) != 0)
         return 2;
     args.progress = isatty(2) && !args.has_single;
+    signal(SIGINT, stop);
+    signal(SIGTERM, stop);
     struct timespec a, b;
     clock_gettime(CLOCK_MONOTONIC, &a);
     run(&t);
