@@ -5,7 +5,8 @@
 // Linear layout, the same on both sides (everything else is unmapped, or the harness's own):
 //   CODE    one page, execute and read only, filled with HLT; the instruction lies somewhere in it,
 //           and an unmapped page follows. HLT at CPL 3 is #GP(0), which marks the end of a case.
-//   WINDOW  five pages of data: read-write, read-write, unmapped, read-only, unmapped.
+//   WINDOW  six pages of data: read-write, read-write, unmapped, the second one again, read-only,
+//           unmapped.
 // Segments (segments.c): flat ones as a Linux process has them, and an LDT with bases and limits.
 #pragma once
 
@@ -14,8 +15,9 @@
 
 #define ORACLE_CODE_BASE UINT64_C(0x20000000)
 #define ORACLE_WINDOW_BASE UINT64_C(0x30000000)
-#define ORACLE_WINDOW_END (ORACLE_WINDOW_BASE + 5 * PAGE_SIZE)
-#define ORACLE_RO_BASE (ORACLE_WINDOW_BASE + 3 * PAGE_SIZE)
+#define ORACLE_WINDOW_END (ORACLE_WINDOW_BASE + 6 * PAGE_SIZE)
+#define ORACLE_ALIAS_BASE (ORACLE_WINDOW_BASE + 3 * PAGE_SIZE) // of the second page
+#define ORACLE_RO_BASE (ORACLE_WINDOW_BASE + 4 * PAGE_SIZE)
 #define ORACLE_FILLER 0xf4 // HLT
 
 // The mapped pages of the window, as both sides store them: RW0, RW1, RO.
@@ -84,8 +86,8 @@ static inline int oracle_memory_offset(uint64_t linear)
     uint64_t off = linear - ORACLE_WINDOW_BASE;
     if (off < 2 * PAGE_SIZE)
         return (int)off;
-    if (off >= 3 * PAGE_SIZE && off < 4 * PAGE_SIZE)
-        return (int)(off - PAGE_SIZE);
+    if (off >= 3 * PAGE_SIZE && off < 5 * PAGE_SIZE)
+        return (int)(off - 2 * PAGE_SIZE);
     return -1;
 }
 
@@ -95,6 +97,14 @@ unsigned oracle_ldt_entries(void);
 uint64_t oracle_descriptor(uint16_t sel);    // 0 where there is none
 struct x86_seg oracle_segment(uint16_t sel); // what loading it gives; unusable where there is none
 int oracle_ldt_install(void); // for this process and its children; -1 where the kernel has no LDTs
+
+// Bits of the result that the host cannot show: outside 64-bit mode an exception saves 32 bits of
+// RSP, and the kernel's way to a 16-bit stack leaves its own above them.
+static inline void oracle_state_cut(const struct oracle_case *c, struct oracle_state *out)
+{
+    if (c->code_size != X86_CODE64 || (out->cs | 3) != ORACLE_CS64)
+        out->gpr[X86_RSP] = (uint32_t)out->gpr[X86_RSP];
+}
 
 // gen.c
 // ---------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ static struct loose what_is_loose(const struct oracle_case *c)
     struct loose loose = {0};
     struct x86_insn insn;
     const struct x86_form *form = case_form(c, &insn);
-    for (unsigned i = 0; i < 5; i++) {
+    for (unsigned i = 0; i < 15; i++) {
         loose.lock |= c->bytes[i] == 0xf0;
         loose.base |= c->bytes[i] == 0x64 || c->bytes[i] == 0x65;
     }

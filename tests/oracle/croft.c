@@ -79,7 +79,8 @@ static void build_tables(void)
     put64(PT_CODE, CODE | PTE_P | PTE_U | PTE_A);
     put64(PT_WINDOW + 0 * 8, MEMORY | PTE_W | data);
     put64(PT_WINDOW + 1 * 8, (MEMORY + PAGE_SIZE) | PTE_W | data);
-    put64(PT_WINDOW + 3 * 8, (MEMORY + 2 * PAGE_SIZE) | data);
+    put64(PT_WINDOW + 3 * 8, (MEMORY + 1 * PAGE_SIZE) | PTE_W | data);
+    put64(PT_WINDOW + 4 * 8, (MEMORY + 2 * PAGE_SIZE) | data);
     put64(PDPT_HIGH + 510 * 8, PD_HIGH | table);
     put64(PD_HIGH, PT_HIGH | table);
     for (unsigned i = 0; i < 5; i++)
@@ -298,6 +299,7 @@ void oracle_croft_run(const struct oracle_case *c, struct oracle_result *result)
     }
     engine_interp.get_state(vcpu);
     save_state(result);
+    oracle_state_cut(c, &result->out);
     if (exit.reason == VM_EXIT_ERROR || exit.reason == VM_EXIT_SHUTDOWN)
         result->vector = 0x2000 + (int)exit.reason;
     memory_read(memory, MEMORY, result->memory, sizeof(result->memory));

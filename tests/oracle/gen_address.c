@@ -84,10 +84,10 @@ uint64_t pick_data(struct gen *g, unsigned size)
         return base + 2 * PAGE_SIZE + below(g, PAGE_SIZE - 64);
     if (roll < 90) // out of the hole
         return base + 3 * PAGE_SIZE - cross;
-    if (roll < 93)
+    if (roll < 92)
         return ORACLE_RO_BASE + (below(g, PAGE_SIZE - 64) & ~(uint64_t)(align - 1));
-    if (roll < 94)
-        return base + 4 * PAGE_SIZE - cross;
+    if (roll < 94) // into what is read-only, and out of it
+        return ORACLE_RO_BASE + (roll < 93 ? 0 : PAGE_SIZE) - cross;
     if (roll < 95)
         return base - cross;
     if (!g->code64)

@@ -143,7 +143,7 @@ uint16_t pick_far(struct gen *g)
     uint16_t sel = chance(g, 45) ? g->c->in.cs : (uint16_t)pick_selector(g);
     // AMD's processors push with 64 bits of RSP already: from any but the flat stack, and from the
     // bottom of that, into what is the kernel's.
-    if (!g->code64 && (sel >> 3) == ORACLE_CS64 >> 3 &&
+    if (!g->code64 && (sel | 3) == ORACLE_CS64 &&
         (g->c->in.ss != ORACLE_DATA || g->c->in.gpr[X86_RSP] < 0x100))
         sel = g->c->in.cs;
     return sel;

@@ -139,9 +139,7 @@ static void file_result(const struct oracle_case *c, struct oracle_result *r, co
         r->cr2 = 0;
     }
     r->dr6 = r->vector == X86_DB && info->si_code == TRAP_TRACE ? DR6_BS : 0;
-    // A 16-bit stack's IRET brings SP back, not what is above ESP (espfix in the kernel).
-    if (c->code_size != X86_CODE64)
-        out->gpr[X86_RSP] = (uint32_t)out->gpr[X86_RSP];
+    oracle_state_cut(c, out);
     memcpy(r->memory, window_alias, ORACLE_MEMORY_SIZE);
     if (r->vector == ORACLE_DONE || r->vector == X86_DB)
         hide_misaligned_mask(c->image, r->memory);
@@ -249,6 +247,7 @@ int oracle_native_init(bool *ldt)
     code_alias = map_at(0, PAGE_SIZE + ORACLE_MEMORY_SIZE, PROT_READ | PROT_WRITE, fd, 0);
     if (!code_alias || !map_at(ORACLE_CODE_BASE, PAGE_SIZE, PROT_READ | PROT_EXEC, fd, 0) ||
         !map_at(ORACLE_WINDOW_BASE, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE, fd, PAGE_SIZE) ||
+        !map_at(ORACLE_ALIAS_BASE, PAGE_SIZE, PROT_READ | PROT_WRITE, fd, 2 * PAGE_SIZE) ||
         !map_at(ORACLE_RO_BASE, PAGE_SIZE, PROT_READ, fd, 3 * PAGE_SIZE))
         return -1;
     window_alias = code_alias + PAGE_SIZE;
