@@ -21,7 +21,7 @@ failed = 0
 
 
 def run(kernel, *more, memory="16M"):
-    result = subprocess.run([args.croft, "run", "--kernel", kernel, "--memory", memory, "--timeout", "20", *more],
+    result = subprocess.run([args.croft, "run", "--kernel", kernel, "--memory", memory, "--timeout", "60", *more],
                             stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False)
     return result.returncode, result.stdout.decode(errors="replace").replace("\r", ""), \
         result.stderr.decode(errors="replace")
