@@ -194,6 +194,34 @@ static void test_pop_rsp(void **state)
     rig_destroy(rig);
 }
 
+// JCXZ and LOOP count by the size of addresses, not of operands.
+static void test_counter_size(void **state)
+{
+    static const struct {
+        enum rig_mode mode;
+        uint8_t prefix, opcode;
+        uint64_t rcx, left;
+        bool taken;
+    } list[] = {
+        {RIG_LONG, 0x67, 0xe3, UINT64_C(0x100000000), UINT64_C(0x100000000), true},
+        {RIG_LONG, 0x3e, 0xe3, UINT64_C(0x100000000), UINT64_C(0x100000000), false},
+        {RIG_LONG, 0x67, 0xe2, UINT64_C(0x100000001), 0, false},
+        {RIG_REAL, 0x67, 0xe3, 0x10000, 0x10000, false},
+        {RIG_REAL, 0x3e, 0xe3, 0x10000, 0x10000, true},
+        {RIG_REAL, 0x67, 0xe2, 0x10001, 0x10000, true},
+        {RIG_REAL, 0x3e, 0xe2, 0x10001, 0x10000, false},
+    };
+    for (unsigned i = 0; i < ARRAY_SIZE(list); i++) {
+        struct rig *rig = rig_with_handlers(list[i].mode);
+        rig->cpu->gpr[X86_RCX] = list[i].rcx;
+        // over mov al, 1
+        assert_int_equal(RUN(rig, list[i].prefix, list[i].opcode, 2, 0xb0, 1), VM_EXIT_HALT);
+        assert_int_equal(rig->cpu->gpr[X86_RAX], !list[i].taken);
+        assert_int_equal(rig->cpu->gpr[X86_RCX], list[i].left);
+        rig_destroy(rig);
+    }
+}
+
 static void test_enter_level(void **state)
 {
     struct rig *rig = rig_with_handlers(RIG_LONG);
@@ -436,23 +464,15 @@ static void test_rdrand_flags(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shadow_ends),
-        cmocka_unit_test(test_rdrand_flags),
-        cmocka_unit_test(test_stack_shadow),
-        cmocka_unit_test(test_resume_flag),
-        cmocka_unit_test(test_breakpoint_base),
-        cmocka_unit_test(test_code_limit),
-        cmocka_unit_test(test_push_fault),
-        cmocka_unit_test(test_call_noncanonical),
-        cmocka_unit_test(test_pop_rsp),
-        cmocka_unit_test(test_enter_level),
-        cmocka_unit_test(test_string_interrupted),
-        cmocka_unit_test(test_ins_fault),
-        cmocka_unit_test(test_string_wrap),
-        cmocka_unit_test(test_code_stores),
-        cmocka_unit_test(test_code_stos),
-        cmocka_unit_test(test_privilege),
-        cmocka_unit_test(test_privilege_address),
+        cmocka_unit_test(test_shadow_ends),     cmocka_unit_test(test_rdrand_flags),
+        cmocka_unit_test(test_stack_shadow),    cmocka_unit_test(test_resume_flag),
+        cmocka_unit_test(test_breakpoint_base), cmocka_unit_test(test_code_limit),
+        cmocka_unit_test(test_push_fault),      cmocka_unit_test(test_call_noncanonical),
+        cmocka_unit_test(test_pop_rsp),         cmocka_unit_test(test_enter_level),
+        cmocka_unit_test(test_counter_size),    cmocka_unit_test(test_string_interrupted),
+        cmocka_unit_test(test_ins_fault),       cmocka_unit_test(test_string_wrap),
+        cmocka_unit_test(test_code_stores),     cmocka_unit_test(test_code_stos),
+        cmocka_unit_test(test_privilege),       cmocka_unit_test(test_privilege_address),
         cmocka_unit_test(test_table_registers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

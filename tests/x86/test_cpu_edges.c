@@ -85,6 +85,9 @@ static void test_user_error(void **state)
         set_cpl(3);
         assert_int_equal(FAULT((void)x86_read8(CPU, X86_DS, LIN)), X86_PF);
         assert_int_equal(fx.cpu.fault.error, 5);
+        struct x86_rmw m; // a read that will write: W
+        assert_int_equal(FAULT(x86_rmw_begin(CPU, &m, X86_DS, LIN, 4)), X86_PF);
+        assert_int_equal(fx.cpu.fault.error, 7);
         set_cpl(0);
     }
 }
