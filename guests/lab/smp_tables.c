@@ -27,7 +27,7 @@ void smp_code(void)
     stop = 0;
     for (u32 i = 1; i < cpu_count; i++)
         cpu_start(i, call_code);
-    for (u32 round = 1; round <= 60; round++) {
+    for (u32 round = 1; round <= 20; round++) {
         u32 before[CPUS_MAX];
         for (u32 i = 1; i < cpu_count; i++)
             before[i] = cpus[i].counts[0x45];
@@ -98,7 +98,7 @@ static void shootdown(void)
         u32 turn = turns[i];
         wait_for(&turns[i], turn + 1);
     }
-    for (u32 round = 1; round <= 60; round++) {
+    for (u32 round = 1; round <= 20; round++) {
         u32 before[CPUS_MAX];
         for (u32 i = 1; i < cpu_count; i++)
             before[i] = cpus[i].counts[0x46];
@@ -159,7 +159,7 @@ static void walk_and_change(u32 index)
 static void walk_and_look(u32 index)
 {
     paging(true);
-    for (u32 i = 0; i < 200; i++) {
+    for (u32 i = 0; i < 60; i++) {
         barrier();
         if (index == 0)
             table[0] = (u32)page[0] | 7;

@@ -9,8 +9,9 @@
 #include "x86/system.h"
 
 enum {
-    MSR_PLATFORM_ID = 0x17,
     MSR_TSC = 0x10,
+    MSR_PLATFORM_ID = 0x17,
+    MSR_APIC_BASE = 0x1b,
     MSR_FEATURE_CONTROL = 0x3a,
     MSR_TSC_ADJUST = 0x3b,
     MSR_SPEC_CTRL = 0x48,
@@ -51,6 +52,8 @@ enum {
 #define MSR_KERNEL_GS_BASE 0xc0000102u
 #define MSR_TSC_AUX 0xc0000103u
 #define MSR_AMD_UCODE_WRITE 0xc0010020u
+
+#define APIC_BASE_EXTD (1u << 10)
 
 #define MC_BANKS 8
 #define MC_LAST (MSR_MC0_CTL + MC_BANKS * 4 - 1)
@@ -169,6 +172,14 @@ static bool belongs_to_board(const struct x86_cpu *cpu, uint32_t msr)
         return false;
     return msr == 0x1b || msr == 0x11 || msr == 0x12 || msr == MSR_TSC_DEADLINE ||
            (msr >= 0x800 && msr <= 0x8ff) || (msr >= 0x4b564d00 && msr <= 0x4b564dff);
+}
+
+// What the board has and this processor's CPUID does not offer.
+static bool board_register_exists(const struct x86_cpu *cpu, uint32_t msr)
+{
+    if (msr == MSR_TSC_DEADLINE)
+        return has(cpu, X86_FEATURE_tsc_deadline);
+    return msr != MSR_APIC_BASE || has(cpu, X86_FEATURE_apic);
 }
 
 static uint64_t ucode_revision(const struct x86_cpu *cpu)
@@ -333,6 +344,7 @@ static uint64_t read_other(struct x86_cpu *cpu, uint32_t msr)
     uint64_t value = 0;
     if (belongs_to_board(cpu, msr)) {
         const struct x86_platform *p = cpu->platform;
+        require(cpu, board_register_exists(cpu, msr));
         require(cpu, p->msr_read && p->msr_read(p->opaque, msr, &value));
         return msr == MSR_TSC_DEADLINE ? deadline_to_guest(cpu, value) : value;
     }
@@ -449,6 +461,10 @@ static void write_other(struct x86_cpu *cpu, uint32_t msr, uint64_t value)
 {
     if (belongs_to_board(cpu, msr)) {
         const struct x86_platform *p = cpu->platform;
+        require(cpu, board_register_exists(cpu, msr));
+        if (msr == MSR_APIC_BASE)
+            require(cpu, !(value & beyond_phys(cpu)) &&
+                             (has(cpu, X86_FEATURE_x2apic) || !(value & APIC_BASE_EXTD)));
         if (msr == MSR_TSC_DEADLINE)
             value = deadline_to_board(cpu, value);
         require(cpu, p->msr_write && p->msr_write(p->opaque, msr, value));

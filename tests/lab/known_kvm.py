@@ -22,6 +22,12 @@ PROTECTIONS = [
      "SDM MOV CR: #UD; the host's processor itself raises #UD in a process, its KVM makes it #GP"),
     (r"LOCK MOV CR0: got vector 6", "APM MOV CRn: LOCK is CR8 where CPUID says so; not emulated"),
 ]
+MSRS = [
+    (r"PAT: MSR 277: .*taken", "SDM vol. 3A, 11.12.2: a reserved memory type is #GP(0); this KVM takes any"),
+    (r"TSC: (TSC_ADJUST|a write) moves the counter", "SDM vol. 3A, 17.17.3: RDTSC is the host's own there"),
+    (r"no MISC_ENABLE", "APM: no such register on AMD's processors; KVM has it for every vendor"),
+    (r"SPEC_CTRL without the feature", "CPUID does not offer it; KVM lets the host's through"),
+]
 KNOWN = {
     "exceptions64": [(r"64-bit int (80h|81h of ring 3|1 of ring 3|14 of ring 3) ring 3: want .* got 6", INT_N),
                      (r"64-bit int1 ring 3: ip", INT1)],
@@ -32,6 +38,8 @@ KNOWN = {
     "paging32": [(r"paging on: got vector 13", NO_OLD_PAGING), (r"fetch cpl 0 .* smap 1 ac 0", SMAP_FETCH)],
     "protections32": PROTECTIONS,
     "protections64": PROTECTIONS,
+    "msrs32": MSRS,
+    "msrs64": MSRS,
 }
 STOPS = {
     "segments32": RINGS,

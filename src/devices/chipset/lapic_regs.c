@@ -41,7 +41,7 @@ enum {
 
 #define ICR_WRITABLE 0x000ccfffu
 #define ICR_X2APIC_RESERVED 0xfff32000u
-#define LVT_READ_ONLY (1u << 12 | LVT_REMOTE_IRR)
+#define LVT_STATUS (1u << 12)
 
 const uint32_t lapic_lvt_writable[LAPIC_LVT_COUNT] = {
     [LAPIC_LVT_TIMER] = 0x000700ff, [LAPIC_LVT_THERMAL] = 0x000107ff,
@@ -256,8 +256,11 @@ static uint64_t x2apic_reserved(unsigned reg)
 {
     int lvt = lvt_index(reg);
 
-    if (lvt >= 0)
-        return ~(uint64_t)(lapic_lvt_writable[lvt] | LVT_READ_ONLY);
+    if (lvt >= 0) {
+        // Read-only bits are not reserved; only the pins have a remote IRR.
+        bool pin = lvt == LAPIC_LVT_LINT0 || lvt == LAPIC_LVT_LINT1;
+        return ~(uint64_t)(lapic_lvt_writable[lvt] | LVT_STATUS | (pin ? LVT_REMOTE_IRR : 0));
+    }
     switch (reg) {
     case REG_TPR:
     case REG_SELF_IPI:

@@ -75,10 +75,15 @@ static uint64_t next_expiry(const struct lapic *lapic, uint64_t now)
     }
 }
 
+static void rearm_at(struct lapic *lapic, uint64_t now)
+{
+    lapic->deadline = next_expiry(lapic, now);
+    timer_arm_or_cancel(&lapic->timer, lapic->deadline);
+}
+
 void lapic_timer_rearm(struct lapic *lapic)
 {
-    lapic->deadline = next_expiry(lapic, now_ns(lapic));
-    timer_arm_or_cancel(&lapic->timer, lapic->deadline);
+    rearm_at(lapic, now_ns(lapic));
 }
 
 void lapic_timer_fire(void *opaque)
@@ -141,7 +146,7 @@ void lapic_timer_write_count(struct lapic *lapic, uint32_t value)
         return;
     lapic->initial_count = value;
     lapic->timer_start = now_ns(lapic);
-    lapic_timer_rearm(lapic);
+    rearm_at(lapic, lapic->timer_start); // a count shorter than this code takes still expires
 }
 
 void lapic_timer_write_divide(struct lapic *lapic, uint32_t value)
@@ -149,10 +154,10 @@ void lapic_timer_write_divide(struct lapic *lapic, uint32_t value)
     uint32_t count = lapic_timer_count(lapic);
 
     // The count goes on from where it is, at the new rate.
+    uint64_t now = now_ns(lapic);
     lapic->divide = value;
-    lapic->timer_start =
-        now_ns(lapic) - ((uint64_t)(lapic->initial_count - count) << divide_shift(lapic));
-    lapic_timer_rearm(lapic);
+    lapic->timer_start = now - ((uint64_t)(lapic->initial_count - count) << divide_shift(lapic));
+    rearm_at(lapic, now);
 }
 
 void lapic_timer_write_deadline(struct lapic *lapic, uint64_t value)
