@@ -22,6 +22,7 @@ PROTECTIONS = [
      "SDM MOV CR: #UD; the host's processor itself raises #UD in a process, its KVM makes it #GP"),
     (r"LOCK MOV CR0: got vector 6", "APM MOV CRn: LOCK is CR8 where CPUID says so; not emulated"),
 ]
+APIC_TPR = "SDM vol. 3A, 10.8.3.1: TPR has eight bits; now and then the lower four are lost there"
 MSRS = [
     (r"PAT: MSR 277: .*taken", "SDM vol. 3A, 11.12.2: a reserved memory type is #GP(0); this KVM takes any"),
     (r"TSC: (TSC_ADJUST|a write) moves the counter", "SDM vol. 3A, 17.17.3: RDTSC is the host's own there"),
@@ -38,6 +39,8 @@ KNOWN = {
     "paging32": [(r"paging on: got vector 13", NO_OLD_PAGING), (r"fetch cpl 0 .* smap 1 ac 0", SMAP_FETCH)],
     "protections32": PROTECTIONS,
     "protections64": PROTECTIONS,
+    "apic32": [(r"registers: TPR: ", APIC_TPR)],
+    "apic64": [(r"registers: TPR: ", APIC_TPR)],
     "msrs32": MSRS,
     "msrs64": MSRS,
 }
