@@ -63,7 +63,7 @@ m16_real_back:
     popal
     ret
 
-    .globl m16_blob, m16_blob_end, m16_common, m16_a20, m16_a20_pm, m16_bigcode, m16_toggle
+    .globl m16_blob, m16_blob_end, m16_common, m16_a20_pm, m16_bigcode, m16_toggle
 m16_blob:
     .code16
 drop:
@@ -166,25 +166,72 @@ big2:
     mov %eax, %cr0
     ljmp $8, $m16_real_back
 
-    // --- A20 from 32-bit code, paging off: ESI is read (and 1F00h written by way of it) with A20 off and on --------
+    // --- A20 from 32-bit code, paging off: 101F00h is read and written with A20 off and read with A20 on -----------
 m16_a20_pm:
-    movl $0x101f00, %esi
+    mov $0x101f00, %esi
     in $0x92, %al
-    mov %al, %bl
     and $~3, %al            // bit 0 resets
     out %al, $0x92
     mov (%esi), %ecx
     movl $0x600d600d, (%esi)
-    mov %bl, %al
     or $2, %al
-    and $~1, %al
     out %al, $0x92
     mov (%esi), %edx
     mov %ecx, AREA + OUT_GPR + 4
     mov %edx, AREA + OUT_GPR + 8
-    jmp 2f
-2:  mov $m16_real_back, %eax
+    mov $m16_real_back, %eax
     jmp *%eax
+
+    // --- A20 in real mode, as a tried state that ends with UD2: DS = FFFFh, ES = 0 ------------------------------------
+    // The gate is closed and opened through the ports that the two routines behind each variant use.
+    .code16
+    .macro a20_body name, off, on
+    .globl m16_a20_\name, m16_a20_\name\()_end
+m16_a20_\name:
+    call \off
+    mov 0x1f10, %cx         // CX: read above 1 MiB with A20 off
+    movw $0xbeef, 0x1f10    // written there
+    mov %es:0x1f00, %dx     // DX: seen below
+    lcall $0xffff, $0x1e10  // code there sets DI
+    call \on
+    mov 0x1f10, %bp         // BP: with A20 on
+    ud2
+    .endm
+    .macro a20_wait         // until the controller takes a byte
+9:  in $0x64, %al
+    test $2, %al
+    jnz 9b
+    .endm
+    .macro a20_bits value
+    a20_wait
+    mov $0xd1, %al          // write the output port
+    out %al, $0x64
+    a20_wait
+    mov $\value, %al
+    out %al, $0x60
+    a20_wait
+    ret
+    .endm
+
+    a20_body fast, 1f, 2f
+1:  in $0x92, %al
+    and $~3, %al
+    out %al, $0x92
+    in $0x92, %al
+    mov %al, %bl            // BL, BH: bit 1 reads back
+    ret
+2:  in $0x92, %al
+    or $2, %al
+    and $~1, %al
+    out %al, $0x92
+    in $0x92, %al
+    mov %al, %bh
+    ret
+m16_a20_fast_end:
+    a20_body keyboard, 1f, 2f
+1:  a20_bits 0xdd
+2:  a20_bits 0xdf
+m16_a20_keyboard_end:
 m16_blob_end:
     .data
 saved_idtr: .skip 8

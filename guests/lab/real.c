@@ -3,7 +3,7 @@
 // privileged elsewhere and free here, and what a processor keeps of protected mode.
 #include "real.h"
 
-extern char m16_toggle[], m16_toggle_end[], m16_bigcode[], m16_a20_pm[];
+extern char m16_toggle[], m16_toggle_end[], m16_bigcode[];
 
 // --- vectors ------------------------------------------------------------------------------------------
 
@@ -436,6 +436,7 @@ int main(void)
     try_cr0();
     try_far();
     try_unreal();
+    real_a20_cases();
     real_bcd_cases();
     m16_limit_cases();
     m16_op_cases();
