@@ -61,6 +61,8 @@ static const struct {
     ROW(vector16, 16, R), ROW(table6, 6, W),   ROW(vector_store16, 16, W)};
 #define ACCESSES (sizeof(accesses) / sizeof(accesses[0]))
 
+static bool sse, cx8;
+
 struct shape {
     u32 kind, limit, flags; // flags: G 8, D/B 4
 };
@@ -94,6 +96,8 @@ static void limit_cell(u32 n, const struct shape *s, u32 offset, bool stack)
     bool allowed =
         (!(accesses[n].kind & W) || kind_is_writable(s->kind)) && shape_within(s, offset, size);
 
+    if ((size == 16 && !sse) || (accesses[n].gs == gs_update8 && !cx8))
+        return;
     if (shape_wraps(s, offset, size) || (allowed && (at < 0x800000 || at > 0x3000000)) ||
         !ring_wanted())
         return;
@@ -420,7 +424,10 @@ static void code_ends(void)
 
 void segments_limit(void)
 {
-    lab_set_cr4(lab_cr4() | 0x200); // OSFXSR
+    sse = lab_has(1, 0, 3, 25);
+    cx8 = lab_has(1, 0, 3, 8);
+    if (sse)
+        lab_set_cr4(lab_cr4() | 0x200); // OSFXSR
     __asm__ volatile("fninit");
     if (lab_section("limits"))
         limit_table(false);

@@ -273,6 +273,6 @@ void tasks_switch(void)
         debug();
     if (lab_section("to V86"))
         v86();
-    if (lab_section("CR3"))
+    if (lab_has(1, 0, 3, 3) && lab_section("CR3")) // PSE
         cr3();
 }
