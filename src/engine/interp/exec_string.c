@@ -54,9 +54,10 @@ static bool advance(struct x86_cpu *cpu, const struct string *s, uint64_t done)
     if (reg_get(cpu, s, X86_RCX) == 0)
         return true;
     if (must_pause(cpu)) {
+        // Whatever comes between two iterations saves RF = 1, and a breakpoint on the instruction does not fire
+        // again (SDM vol. 3, 17.3.1.1).
         cpu->rip = cpu->insn_rip;
-        if (x86_events_ready(cpu))
-            cpu->rflags |= X86_FLAG_RF;
+        cpu->rflags |= X86_FLAG_RF;
         return true;
     }
     return false;
