@@ -231,6 +231,40 @@ static void test_enter_level(void **state)
     rig_destroy(rig);
 }
 
+// A gather that faults has loaded the elements before and cleared their masks (SDM vol. 2, VPGATHERDD); a
+// masked store that faults has stored nothing.
+static void test_vector_faults(void **state)
+{
+    struct rig *rig = rig_with_handlers(RIG_LONG);
+    if (rig->model.feature[X86_FEATURE_avx2]) {
+        struct x86_cpu *cpu = rig->cpu;
+        cpu->cr4 |= X86_CR4_OSXSAVE;
+        cpu->xcr0 = 7;
+        for (unsigned i = 0; i < 4; i++) {
+            cpu->vec[1].u32[i] = 0x11111111;
+            cpu->vec[3].u32[i] = 0x80000000;
+            cpu->vec[2].u32[i] = i == 2 ? NOWHERE - 0x8000 : 4 * i;
+        }
+        cpu->gpr[X86_RAX] = 0x8000;
+        rig_write64(rig, 0x8000, UINT64_C(0x3333333322222222));
+        // vpgatherdd xmm1, [rax + xmm2], xmm3
+        assert_int_equal(RUN(rig, 0xc4, 0xe2, 0x61, 0x90, 0x0c, 0x10), VM_EXIT_HALT);
+        assert_int_equal(vector_taken(rig), X86_PF);
+        assert_int_equal(cpu->vec[1].u64[0], UINT64_C(0x3333333322222222));
+        assert_int_equal(cpu->vec[1].u64[1], UINT64_C(0x1111111111111111));
+        assert_int_equal(cpu->vec[3].u64[0], 0);
+        assert_int_equal(cpu->vec[3].u64[1], UINT64_C(0x8000000080000000));
+        // vpmaskmovd [rax], xmm3, xmm1: its upper half lies nowhere
+        cpu->gpr[X86_RAX] = NOWHERE - 8;
+        cpu->vec[3].u64[0] = cpu->vec[3].u64[1];
+        rig_write64(rig, NOWHERE - 8, 5);
+        assert_int_equal(RUN(rig, 0xc4, 0xe2, 0x61, 0x8e, 0x08), VM_EXIT_HALT);
+        assert_int_equal(vector_taken(rig), X86_PF);
+        assert_int_equal(rig_read64(rig, NOWHERE - 8), 5);
+    }
+    rig_destroy(rig);
+}
+
 // --- string instructions ---------------------------------------------------------------------------
 
 static void interrupting_write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
@@ -464,15 +498,25 @@ static void test_rdrand_flags(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shadow_ends),     cmocka_unit_test(test_rdrand_flags),
-        cmocka_unit_test(test_stack_shadow),    cmocka_unit_test(test_resume_flag),
-        cmocka_unit_test(test_breakpoint_base), cmocka_unit_test(test_code_limit),
-        cmocka_unit_test(test_push_fault),      cmocka_unit_test(test_call_noncanonical),
-        cmocka_unit_test(test_pop_rsp),         cmocka_unit_test(test_enter_level),
-        cmocka_unit_test(test_counter_size),    cmocka_unit_test(test_string_interrupted),
-        cmocka_unit_test(test_ins_fault),       cmocka_unit_test(test_string_wrap),
-        cmocka_unit_test(test_code_stores),     cmocka_unit_test(test_code_stos),
-        cmocka_unit_test(test_privilege),       cmocka_unit_test(test_privilege_address),
+        cmocka_unit_test(test_shadow_ends),
+        cmocka_unit_test(test_rdrand_flags),
+        cmocka_unit_test(test_stack_shadow),
+        cmocka_unit_test(test_resume_flag),
+        cmocka_unit_test(test_breakpoint_base),
+        cmocka_unit_test(test_code_limit),
+        cmocka_unit_test(test_push_fault),
+        cmocka_unit_test(test_call_noncanonical),
+        cmocka_unit_test(test_pop_rsp),
+        cmocka_unit_test(test_enter_level),
+        cmocka_unit_test(test_counter_size),
+        cmocka_unit_test(test_vector_faults),
+        cmocka_unit_test(test_string_interrupted),
+        cmocka_unit_test(test_ins_fault),
+        cmocka_unit_test(test_string_wrap),
+        cmocka_unit_test(test_code_stores),
+        cmocka_unit_test(test_code_stos),
+        cmocka_unit_test(test_privilege),
+        cmocka_unit_test(test_privilege_address),
         cmocka_unit_test(test_table_registers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
