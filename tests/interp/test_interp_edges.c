@@ -313,33 +313,31 @@ static void test_ins_fault(void **state)
     rig_destroy(rig);
 }
 
-// 16-bit addresses wrap at 64 KiB in the middle of a run.
+// 16-bit addresses wrap at 64 KiB in the middle of a run, and of a page.
 static void test_string_wrap(void **state)
 {
-    struct rig *rig = rig_with_handlers(RIG_REAL);
+    const uint64_t base = 0x10800, fives = UINT64_C(0x5a5a5a5a5a5a5a5a);
     for (unsigned i = 0; i < 2; i++) {
+        struct rig *rig = rig_with_handlers(RIG_REAL);
         struct x86_cpu *cpu = rig->cpu;
-        cpu->seg[X86_ES].limit = cpu->seg[X86_DS].limit = 0xffffffff; // "unreal": no limit checks
-        cpu->seg[X86_ES].base = cpu->seg[X86_DS].base = 0x10000;
+        cpu->seg[X86_ES].limit = cpu->seg[X86_DS].limit = 0xffffffff; // no limit checks: runs
+        cpu->seg[X86_ES].base = cpu->seg[X86_DS].base = base;
         x86_seg_changed(cpu, X86_ES);
         x86_seg_changed(cpu, X86_DS);
-        for (uint64_t at = 0x10000; at < 0x30000; at += 8)
-            rig_write64(rig, at, 0);
         cpu->gpr[X86_RAX] = 0x5a;
         cpu->gpr[X86_RDI] = 0xfff0;
         cpu->gpr[X86_RSI] = 0x100;
         cpu->gpr[X86_RCX] = 0x20;
-        rig_write64(rig, 0x10100, UINT64_C(0x5a5a5a5a5a5a5a5a));
-        rig_write64(rig, 0x10108, UINT64_C(0x5a5a5a5a5a5a5a5a));
-        rig_write64(rig, 0x10110, UINT64_C(0x5a5a5a5a5a5a5a5a));
-        rig_write64(rig, 0x10118, UINT64_C(0x5a5a5a5a5a5a5a5a));
+        for (unsigned at = 0; at < 0x20; at += 8)
+            rig_write64(rig, base + 0x100 + at, fives);
         assert_int_equal(RUN(rig, 0xf3, i ? 0xa4 : 0xaa), VM_EXIT_HALT); // rep stosb, rep movsb
-        assert_int_equal(rig_read64(rig, 0x1fff8), UINT64_C(0x5a5a5a5a5a5a5a5a));
-        assert_int_equal(rig_read64(rig, 0x10000), UINT64_C(0x5a5a5a5a5a5a5a5a));
-        assert_int_equal(rig_read64(rig, 0x20000), 0);
+        assert_int_equal(rig_read64(rig, base + 0xfff8), fives);
+        assert_int_equal(rig_read64(rig, base), fives);
+        assert_int_equal(rig_read64(rig, base + 8), fives);
+        assert_int_equal(rig_read64(rig, base + 0x10000), 0);
         assert_int_equal(cpu->gpr[X86_RDI], 0x10);
+        rig_destroy(rig);
     }
-    rig_destroy(rig);
 }
 
 // --- stores to code --------------------------------------------------------------------------------
