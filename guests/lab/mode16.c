@@ -40,7 +40,7 @@ const struct m16_end *m16_run(const struct m16 *m)
     static struct m16_end e;
 
     e = (struct m16_end){.skipped = false};
-    if (m16_mode == M16_REAL) {
+    if (m16_mode != M16_V86) {
         m16_real_run(m, &e);
         return &e;
     }

@@ -50,7 +50,8 @@ struct m16_end {
 
 enum m16_mode {
     M16_V86,
-    M16_REAL
+    M16_REAL,
+    M16_PROTECTED // 16-bit segments at ring 3: tests/lab/native16.c
 };
 extern enum m16_mode m16_mode;
 extern u32 m16_iopl;   // of V86 code that m16_init() prepares
@@ -96,7 +97,7 @@ bool m16_expect_ran(const char *what, const struct m16 *m, const struct m16_end 
 // Real mode only.
 extern u32 m16_idt_base, m16_idt_limit; // of the next run
 void m16_real_prepare(void);            // trampoline, stubs and vector table into low memory
-extern void (*m16_real_run)(const struct m16 *m, struct m16_end *e); // set by m16_real_prepare()
+extern void (*m16_real_run)(const struct m16 *m, struct m16_end *e); // and of M16_PROTECTED
 
 void m16_limit_cases(void); // mode16_*.c: what holds in both modes
 void m16_op_cases(void);

@@ -255,7 +255,8 @@ static void try_pusha(void)
             m.gpr[SP] = 0x5a5a0000 | sp;
             if (beyond)
                 vector = VEC_SS;
-            if (beyond && !lab_is_amd() && sp >= 7 && sp <= 15 && sp & 1)
+            if (beyond && m16_mode != M16_PROTECTED && !lab_is_amd() && sp >= 7 && sp <= 15 &&
+                sp & 1)
                 vector = VEC_GP;
             u32 end = beyond ? sp : (sp - size) & 0xffff;
             if (m16_mode == M16_REAL && end < 6 && end & 1)

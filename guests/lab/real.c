@@ -203,6 +203,11 @@ static void try_flags(void)
                     lab_equal("sp", e->at.gpr[SP], 0x8006 + 6 * wide);
                 }
             }
+    m16_init(&m);
+    m16_put32(m.ss, 0x8000, 0x10000);
+    m16_put32(m.ss, 0x8004, m.cs);
+    m16_put32(m.ss, 0x8008, 2);
+    m16_expect("iretd beyond the limit", &m, M16_DO(&m, "\x66\xcf"), VEC_GP, 0);
     // A single step: #DB behind the instruction after POPF; TF off in the handler.
     m16_init(&m);
     m16_put16(m.ss, 0x8000, FLAG_TF | 2);
@@ -426,11 +431,50 @@ static void try_unreal(void)
     }
 }
 
+// --- shutdown -------------------------------------------------------------------------------------------------
+
+// "shutdown1" to "shutdown5" on the command line: a fault that has no way to its handler, so #DF, which has none
+// either (SDM vol. 3, 6.15, #DF). The monitor tells.
+static void shut_down(char which)
+{
+    struct m16 m;
+
+    m16_init(&m);
+    switch (which) {
+    case '1': // the table ends before #DF
+        m16_idt_limit = 8 * 4 + 2;
+        M16_DO(&m, "\xcd\x20");
+        break;
+    case '2': // the stack has no room for any frame: SDM PUSH, INT n, PUSHA
+        m.gpr[SP] = 1;
+        M16_DO(&m, "\x50");
+        break;
+    case '3':
+        m.gpr[SP] = 3;
+        M16_DO(&m, "\xcd\x20");
+        break;
+    case '4':
+        m.gpr[SP] = 5;
+        M16_DO(&m, "\x60");
+        break;
+    default: // no table at all
+        m16_idt_limit = 0;
+        M16_DO(&m, "\x0f\x0b");
+    }
+    lab_check(false, "no shutdown");
+}
+
 int main(void)
 {
     out8(0x21, 0xff); // some trials turn interrupts on
     out8(0xa1, 0xff);
     m16_real_prepare();
+    static char word[] = "shutdown0";
+    for (word[8] = '1'; word[8] <= '5'; word[8]++)
+        if (lab_asked(word)) {
+            shut_down(word[8]);
+            return 0;
+        }
     try_vectors();
     try_flags();
     try_cr0();

@@ -23,6 +23,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import known_kvm  # noqa: E402
 
 SKIP = 77
+TRIPLE_FAULT = 6      # Croft's exit status
 REPEATS_MAX = 40      # runs after which a monitor with gaps is given up
 STOPS_IN_SECTION = 3  # trials lost in one section before the rest of it is left out
 
@@ -36,6 +37,8 @@ def command(args):
     if args.runner == "croft":
         line = [args.croft, "run", "--kernel", args.guest, "--cpus", str(args.cpus), "--memory", f"{args.memory}M",
                 "--timeout", str(args.timeout)]
+        if args.shutdown:
+            line.append("--no-reboot")
         if args.engine:
             line += ["--engine", args.engine]
         if args.cpu:
@@ -110,6 +113,7 @@ def main():
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--memory", type=int, default=64)
     parser.add_argument("--append")
+    parser.add_argument("--shutdown", action="store_true", help="the guest is to end by shutdown (Croft only)")
     parser.add_argument("--timeout", type=int, default=100)
     args = parser.parse_args()
     name = os.path.basename(args.guest).removesuffix(".elf")
@@ -133,6 +137,10 @@ def main():
             skip_sections.append(number)
         else:
             skip_trials.append(trial)
+    if args.shutdown:
+        ok = process.returncode == TRIPLE_FAULT and b"verdict" not in out
+        print(f"{name}: exit status {process.returncode}: {'shut down' if ok else 'FAILED'}")
+        sys.exit(0 if ok else 1)
     for gap in gaps:
         print(f"gap: {gap}")
     text = out.decode(errors="replace").replace("\r", "")
