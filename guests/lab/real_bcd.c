@@ -79,10 +79,11 @@ static void try_adjust(void)
     }
 }
 
-// AAM and AAD with every immediate, as a function of three bytes: opcode, immediate, RET.
+// AAM and AAD with every immediate, as a function of three bytes: opcode, immediate, RET. In low
+// memory, where a process that runs these cases may execute what it writes.
 static void try_multiply(void)
 {
-    static u8 code[64] __attribute__((aligned(64)));
+    u8 *code = m16_at(M16_DS, 0);
     u32 wrong_aam = 0, wrong_aad = 0, first_aam = 0, first_aad = 0;
 
     for (u32 base = 0; base < 256; base++)

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The 16-bit cases of the real-mode and V86 guests (guests/lab/mode16_*.c) on the host's own processor: a 32-bit
+// The 16-bit cases of the real-mode and V86 guests (guests/lab/mode16_*.c, real_bcd.c) on the host's own processor: a 32-bit
 // process with 16-bit segments in its LDT at the guests' linear addresses. It proves the cases themselves.
 //
 // Rules to keep:
 //  - What 16-bit protected mode does differently does not count: expected() lists it, each with its reason.
 //  - A state is started and ends by a signal; the handler runs on a stack of its own.
-#include "mode16.h"
+#include "real.h"
 
 #include <asm/ldt.h>
 #include <signal.h>
@@ -82,6 +82,10 @@ bool lab_equal(const char *what, u64 got, u64 want)
     char text[200];
     snprintf(text, sizeof(text), "%s: got %llx, want %llx", what, got, want);
     return verdict(got == want, text);
+}
+
+void lab_direct(void)
+{
 }
 
 const struct lab_trap *lab_enter(const struct lab_state *state)
@@ -202,6 +206,7 @@ int main(void)
     m16_real_run = native_run;
     m16_limit_cases();
     m16_op_cases();
+    real_bcd_cases();
     printf("native: %u checks, %u failed, %u differ as protected mode does\n", checks, failed,
            differing);
     return failed != 0;
