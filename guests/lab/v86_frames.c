@@ -515,6 +515,28 @@ static void try_sysenter(void)
     lab_wrmsr(0x174, 0);
 }
 
+// An external interrupt: IF alone decides, not IOPL; a trap's image without RF. The timer of the PC, through the 8259.
+static void try_interrupt(void)
+{
+    lab_section("external interrupt");
+    for (u32 iopl = 0; iopl < 4; iopl++) {
+        struct m16 m;
+        // Interrupt controller: vectors 20h and up, IRQ 0 alone; timer channel 0: one shot of 1000 ticks.
+        out8(0x20, 0x11), out8(0x21, 0x20), out8(0x21, 4), out8(0x21, 1), out8(0x21, 0xfe);
+        out8(0x43, 0x30), out8(0x40, 0xe8), out8(0x40, 0x03);
+        m16_iopl = iopl;
+        m16_init(&m);
+        m.flags |= FLAG_IF;
+        m16_tag[0] = iopl;
+        const struct m16_end *e = M16_DO(&m, "\xeb\xfe"); // jmp to itself
+        if (m16_expect("timer", &m, e, 0x20, 0) && !e->skipped)
+            lab_equal("flags", e->at.flags, m.flags);
+        out8(0x20, 0x20);
+        out8(0x21, 0xff);
+    }
+    m16_iopl = 3;
+}
+
 void v86_frame_cases(void)
 {
     try_frames();
@@ -524,4 +546,5 @@ void v86_frame_cases(void)
     try_ports();
     try_tasks();
     try_sysenter();
+    try_interrupt();
 }
