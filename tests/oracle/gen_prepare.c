@@ -47,6 +47,9 @@ static void prepare_far_return(struct gen *g)
     uint64_t frame[5] = {0}, sp = stack_linear(g);
     uint8_t bytes[40];
     uint16_t cs = chance(g, 45) ? g->c->in.cs : (uint16_t)pick_selector(g);
+    // To 64-bit code AMD's processors release the parameters with 64 bits of RSP: see pick_far().
+    if (!g->code64 && (cs | 3) == ORACLE_CS64 && g->c->in.ss != ORACLE_DATA)
+        cs = g->c->in.cs;
     frame[0] = pick_code(g, cs);
     frame[1] = cs;
     if (size > 2 && chance(g, 25)) // above the selector: ignored
