@@ -16,9 +16,14 @@ static void shape_all(enum shape shape, const char *const names[])
     static void (*const groups[])(void) = {paging_rights,   paging_reserved, paging_dirty,
                                            paging_operands, paging_implicit, paging_flushes,
                                            paging_aliases};
-    for (unsigned i = 0; i < sizeof(groups) / sizeof(groups[0]); i++)
+    for (unsigned i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
+        if (shape == SHAPE_64 && i == 3) { // the rest in the upper half
+            paging_upper = true;
+            paging_on(shape);
+        }
         if (lab_section(names[i]))
             groups[i]();
+    }
     paging_off();
 }
 

@@ -84,6 +84,7 @@ extern bool paging_brief; // a slow monitor: a sample of the large matrices
 void paging_on(enum shape shape);
 void paging_off(void);
 extern enum shape paging_shape;
+extern bool paging_upper; // 64-bit: the address under test is in the upper half
 extern ulong paging_lin;
 extern ulong paging_second;   // the next page after paging_lin's 4 KiB page, first byte
 unsigned paging_levels(void); // entries for a 4 KiB page

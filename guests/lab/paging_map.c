@@ -10,7 +10,6 @@
 #define ALIAS 0x40000000000ul // PML4 slot 8
 #define SI "rsi"
 #define AX "rax"
-#define INDEX_TOP 0x0aa
 #else
 #define ALIAS 0x80000000ul
 #define SI "esi"
@@ -22,6 +21,7 @@ struct paging_cpu cpu;
 bool paging_brief;
 enum shape paging_shape = SHAPE_64;
 ulong paging_lin, paging_second;
+bool paging_upper;
 
 __asm__(".pushsection .text\n"
         ".globl code_read, code_write, code_fetch, code_end\n"
@@ -164,6 +164,9 @@ static ulong lin_make(void)
         unsigned shift = paging_size_shift(i);
         lin |= (ulong)indices[i] << shift;
     }
+#ifdef __x86_64__
+    lin = (ulong)((long)(lin << 16) >> 16); // canonical
+#endif
     return lin;
 }
 
@@ -175,7 +178,8 @@ void paging_on(enum shape shape)
     unsigned last = paging_levels() - 1;
     indices[last] = PAGING_TARGET >> 12 & (shape == SHAPE_32 ? 0x3ff : 0x1ff);
 #ifdef __x86_64__
-    indices[0] = INDEX_TOP;
+    lab_pml4[indices[0]] = 0;
+    indices[0] = paging_upper ? 0x1aa : 0x0aa;
     indices[1] = 0x155;
     indices[2] = PAGING_TARGET >> 21; // a 1-GiB page starts at 0
     lab_pml4[0] = (ulong)lab_pdpt | PTE_P | PTE_W;
