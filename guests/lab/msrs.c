@@ -86,10 +86,39 @@ static bool mtrr_type(u32 type)
     return type == 0 || type == 1 || type == 4 || type == 5 || type == 6;
 }
 
+// Each is a register of its own.
+static void mtrrs_apart(void)
+{
+    u32 numbers[11 + 32], count = 0;
+    u64 old[11 + 32], cap = lab_rdmsr(0xfe);
+    static const u8 types[] = {0, 1, 4, 5, 6};
+    if (cap >> 8 & 1)
+        for (u32 i = 0; i < 11; i++)
+            numbers[count++] = i == 0 ? 0x250 : i < 3 ? 0x257 + i : 0x265 + i;
+    for (u32 i = 0; i < (cap & 0xff) * 2 && i < 32; i++)
+        numbers[count++] = 0x200 + i;
+    for (u32 i = 0; i < count; i++)
+        old[i] = lab_rdmsr(numbers[i]);
+    for (u32 pass = 0; pass < 2; pass++)
+        for (u32 i = 0; i < count; i++) {
+            u64 v = (u64)i << 12; // (disabled: V is clear)
+            if (numbers[i] >= 0x250)
+                v = (u64)types[i % 5] << 32 | types[i / 5] | 0x0606000600060600;
+            if (pass == 0)
+                lab_wrmsr(numbers[i], v);
+            else
+                lab_check(lab_rdmsr(numbers[i]) == v, "MSR %x holds %llx, want %llx", numbers[i],
+                          lab_rdmsr(numbers[i]), v);
+        }
+    for (u32 i = 0; i < count; i++)
+        lab_wrmsr(numbers[i], old[i]);
+}
+
 static void mtrrs(void)
 {
     if (!lab_has(1, 0, 3, 12))
         return;
+    mtrrs_apart();
     u64 cap = lab_rdmsr(0xfe);
     u32 variable = cap & 0xff;
     u64 sample = LONG_MODE ? 0x80000000 : 0xc0000000;

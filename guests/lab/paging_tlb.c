@@ -116,6 +116,51 @@ static void moved(void)
         }
 }
 
+// G without CR4.PGE is a bit like any other.
+static void global_without_pge(void)
+{
+    lab_set_cr4(lab_cr4() & ~(ulong)CR4_PGE);
+    paging_map(PTE_RIGHTS);
+    point(PAGING_TARGET, PTE_RIGHTS | PTE_G);
+    lab_set_cr3(lab_cr3());
+    sees("G without PGE", paging_lin, PAGING_BYTE);
+    point(OTHER, PTE_RIGHTS | PTE_G);
+    lab_set_cr3(lab_cr3());
+    sees("G without PGE after MOV CR3", paging_lin, OTHER_BYTE);
+}
+
+// The rights of the upper levels hold for every page below, also when the walk of a neighbour is remembered.
+static void neighbours(void)
+{
+    unsigned last = paging_levels() - 1;
+    ulong second = paging_lin + 0x1000;
+    struct paging p = {.wp = true, .nxe = cpu.nx && paging_shape != SHAPE_32, .pse = cpu.pse};
+    paging_controls(&p);
+    for (unsigned level = 0; level < last; level++)
+        for (unsigned right = 0; right < 3; right++) {
+            static const char *const names[] = {"U", "W", "NX"};
+            const char *const code[] = {code_read, code_write, code_fetch};
+            static const u32 errors[] = {ERROR_P | ERROR_U, ERROR_P | ERROR_U | ERROR_W,
+                                         ERROR_P | ERROR_U | ERROR_I};
+            if (right == 2 && !p.nxe)
+                continue;
+            paging_map(PTE_RIGHTS);
+            paging_second_set((PAGING_TARGET & ~0xfffull) + 0x1000 + PTE_RIGHTS);
+            paging_entry_set(level, paging_entry(level) ^ (right == 0   ? PTE_U
+                                                           : right == 1 ? PTE_W
+                                                                        : PTE_NX));
+            lab_invlpg(paging_lin);
+            lab_invlpg(second);
+            (void)read_at(paging_lin, 0);
+            struct tried t = paging_run(code[right], 3, false, second, 0, 0, 0);
+            lab_check(t.skipped ||
+                          (t.vector == VEC_PF && t.error == errors[right] && t.cr2 == second),
+                      "%s of level %u for a neighbour: vector %u error %x", names[right], level,
+                      t.vector, t.error);
+        }
+    paging_controls_default();
+}
+
 // Nothing is remembered of an entry that was not present or invalid, and a fault forgets the page.
 static void without_flush(void)
 {
@@ -338,6 +383,13 @@ static void pcids(void)
     lab_set_cr3(first);
     if (cpu.invpcid)
         invpcid_refusals(true);
+    // Paging cannot be left with PCIDE; only code outside of 64-bit mode comes so far as to be asked.
+    static const u8 leave[] = {0x0f, 0x22, 0xc0, 0x0f, 0x0b}; // MOV CR0, EAX; UD2
+    struct lab_state s = {
+        .ip = (ulong)leave, .cs = SEL_CODE32, .flags = 2, .sp = 0x7f000, .ss = SEL_DATA0};
+    s.ds = s.es = SEL_DATA0;
+    s.gpr[0] = lab_cr0() & ~(ulong)CR0_PG;
+    lab_expect_error("PG off with PCIDE", lab_enter(&s), VEC_GP, 0);
     // Clearing PCIDE is allowed with any PCID, and forgets everything.
     lab_set_cr3(first | 5);
     sees("PCID 5", paging_lin, PAGING_BYTE);
@@ -357,6 +409,9 @@ void paging_flushes(void)
     without_flush();
     bits_at_once();
     large_pages();
+    neighbours();
+    if (cpu.pge)
+        global_without_pge();
 #ifdef __x86_64__
     paging_map(PTE_RIGHTS);
     if (cpu.invpcid)

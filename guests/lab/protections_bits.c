@@ -147,10 +147,30 @@ static enum outcome cr0_model(u64 old, u64 v)
     return v == old ? IGNORED : TAKEN;
 }
 
+// CLTS and LMSW change a few bits, and LMSW never clears PE.
+static void cr0_parts(void)
+{
+    ulong old = lab_cr0() & ~14ul;
+    for (ulong low = 0; low < 16; low++)
+        for (ulong from = 0; from < 16; from += 2) {
+            lab_set_cr0(old | from);
+            __asm__ volatile("lmsw %w0" : : "r"(0xfff0 | low));
+            ulong got = lab_cr0();
+            lab_set_cr0(old);
+            lab_check(got == (old | low), "LMSW %lx from %lx: CR0 %lx", low, from, got);
+            lab_set_cr0(old | from);
+            __asm__ volatile("clts");
+            got = lab_cr0();
+            lab_set_cr0(old);
+            lab_check(got == (old | (from & ~8ul)), "CLTS from %lx: CR0 %lx", from, got);
+        }
+}
+
 static void cr0_bits(void)
 {
     which = WRITE_CR0;
     u64 old = lab_cr0();
+    cr0_parts();
     for (u32 bit = 0; bit < sizeof(ulong) * 8; bit++) {
         u64 v = old ^ 1ull << bit;
         if (!LONG_MODE && (bit == 0 || bit == 31))
