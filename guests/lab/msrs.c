@@ -103,7 +103,7 @@ static void mtrrs_apart(void)
         for (u32 i = 0; i < count; i++) {
             u64 v = (u64)i << 12; // (disabled: V is clear)
             if (numbers[i] >= 0x250)
-                v = (u64)types[i % 5] << 32 | types[i / 5] | 0x0606000600060600;
+                v = (u64)types[i % 5] << 32 | types[i / 5] | 0x0606000000060600;
             if (pass == 0)
                 lab_wrmsr(numbers[i], v);
             else
