@@ -5,8 +5,9 @@
 // 1).
 //
 // Order of events: prefixes, opcode, ModRM (if the opcode has one), choice of the form, its #UD
-// rules, then SIB, displacement and immediate. So #UD is found without fetching more than is needed
-// to see it.
+// rules, then SIB, displacement and immediate. An encoding that a rule forbids is still fetched whole before
+// it is #UD, since a fault of the fetch comes first (SDM vol. 3, table 6-2); an opcode that does not exist is
+// #UD at once.
 #include "x86/decode.h"
 #include "x86/decode_table.h"
 #include <string.h>
@@ -33,6 +34,7 @@ struct decoder {
     uint8_t seg;      // override or X86_REG_NONE
     bool lock;
     bool vex;
+    bool bad; // #UD once the length is known
 };
 
 static bool fetch(struct decoder *d, unsigned size, uint64_t *value)
@@ -140,8 +142,10 @@ static bool read_vex(struct decoder *d, uint8_t escape, uint8_t *opcode)
     bool code64 = d->code == X86_CODE64;
     uint8_t b1, b2;
 
-    if (d->lock || d->rep || d->opsize66 || (insn->prefixes & X86_PREFIX_REX))
+    if (insn->prefixes & X86_PREFIX_REX)
         return undefined(d);
+    d->bad = d->lock || d->rep || d->opsize66;
+    d->lock = false;
     if (!fetch_byte(d, &b1))
         return false;
     if (escape == 0xc5) {
@@ -243,6 +247,10 @@ static bool form_matches(const struct decoder *d, const struct x86_form *form)
         return false;
     if (form->attr & (code64 ? X86_INSN_NO64 : X86_INSN_ONLY64))
         return false;
+    // VEX.W as an operand size outside 64-bit mode: ignored by Intel's, #UD on AMD's, VMOVD and VMOVQ apart.
+    if (d->amd && !code64 && d->vex && insn->vex_w && form->w_is_size &&
+        !(form->map == X86_MAP_0F && (form->opcode & 0xef) == 0x6e))
+        return false;
     if (d->amd && (form->attr & X86_INSN_INTEL))
         return false;
     if (!x86_has(d->model, form->feature) && (code64 || !(form->attr & X86_INSN_FEAT64)))
@@ -271,8 +279,9 @@ static const struct x86_form *find_form(struct decoder *d)
             return &x86_forms[id];
         }
     }
-    d->stop = X86_DECODE_UD;
-    return NULL;
+    // None: as long as the first of them.
+    d->bad = true;
+    return &x86_forms[x86_decode_forms[list->start]];
 }
 
 static void set_sizes(struct decoder *d, const struct x86_form *form)
@@ -396,7 +405,8 @@ static bool lock_allowed(const struct decoder *d, const struct x86_form *form)
     if ((form->attr & X86_INSN_LOCKABLE) && d->insn->modrm < 0xc0)
         return true;
     return form->map == X86_MAP_0F && (form->opcode == 0x20 || form->opcode == 0x22) &&
-           ((d->insn->modrm >> 3) & 7) == 0 && d->amd && x86_has(d->model, X86_FEATURE_cr8_legacy);
+           ((d->insn->modrm >> 3) & 7) == 0 && !(d->rex & REX_R) && d->amd &&
+           x86_has(d->model, X86_FEATURE_cr8_legacy);
 }
 
 static bool read_memory16(struct decoder *d)
@@ -423,11 +433,10 @@ static bool read_memory(struct decoder *d, bool vsib)
     uint8_t base_ext = d->rex & REX_B ? 8 : 0;
 
     insn->has_mem = 1;
+    d->bad |= vsib && (insn->adsize == 2 || rm != 4); // needs a SIB byte
     if (insn->adsize == 2)
-        return vsib ? undefined(d) : read_memory16(d);
+        return read_memory16(d);
     if (rm != 4) {
-        if (vsib)
-            return undefined(d);
         if (mod == 0 && rm == 5) {
             if (d->code == X86_CODE64)
                 insn->base = X86_REG_RIP;
@@ -516,11 +525,14 @@ static bool decode(struct decoder *d)
     struct x86_insn *insn = d->insn;
     if (!read_opcode(d))
         return false;
+    if (d->amd && !d->vex && insn->map == X86_MAP_0F &&
+        (insn->opcode == 0xb9 || insn->opcode == 0xff))
+        return undefined(d); // UD1 and UD0 have no ModRM byte there
     const struct x86_form *form = find_form(d);
     if (form == NULL)
         return false;
     if (d->lock && !lock_allowed(d, form))
-        return undefined(d);
+        d->bad = true;
     set_sizes(d, form);
     insn->seg = d->seg != X86_REG_NONE ? d->seg : X86_DS;
     if (d->seg != X86_REG_NONE)
@@ -528,15 +540,15 @@ static bool decode(struct decoder *d)
     if (d->rep != 0 && !d->vex && form->prefix != d->rep)
         insn->prefixes |= d->rep == 0xf3 ? X86_PREFIX_REP : X86_PREFIX_REPNE;
     if (!resolve_registers(d, form))
-        return false;
+        d->bad = true;
     if (form->modrm != 0 && form->modrm != 4 && insn->modrm < 0xc0) {
         bool vsib = d->vex && has_vsib(form);
         if (!read_memory(d, vsib))
             return false;
         if (vsib && !gather_registers_differ(insn))
-            return undefined(d);
+            d->bad = true;
     }
-    return read_immediates(d, form);
+    return read_immediates(d, form) && (!d->bad || undefined(d));
 }
 
 enum x86_decode_result x86_decode(struct x86_insn *insn, const uint8_t *bytes, size_t avail,

@@ -9,10 +9,15 @@
 //           bit 0      SF = (cc_res >> 63) ^ bit 0   (0 after any arithmetic)
 //           bits 15:8  PF = even parity of (cc_res ^ (cc_aux >> 8)) & 0xff   (0 after any arithmetic)
 //
+// Flags that the manuals leave undefined become what AMD's processors make of them; tests/oracle/undefined.c
+// lists them, and the laboratory counts where a host differs.
+//
 // Carry-out vectors: add  (a & b) | ((a | b) & ~r);   sub  (~a & b) | ((~a | b) & r).
 #pragma once
 
 #include "x86/state.h"
+
+#define X86_CC_AF 8u // in cc_aux
 
 ALWAYS_INLINE bool x86_cf(const struct x86_cpu *cpu)
 {

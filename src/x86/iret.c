@@ -153,9 +153,10 @@ static void iret_protected(struct x86_cpu *cpu, unsigned opsize)
         unblock_nmi(cpu);
         return;
     }
-    uint64_t target = x86_stack_peek(cpu, 0, opsize);
-    uint16_t sel = (uint16_t)x86_stack_peek(cpu, 1, opsize);
+    // The order decides which page faults first: AMD's processors read flags, CS, rIP, SS, rSP.
     uint64_t flags = x86_stack_peek(cpu, 2, opsize);
+    uint16_t sel = (uint16_t)x86_stack_peek(cpu, 1, opsize);
+    uint64_t target = x86_stack_peek(cpu, 0, opsize);
     if (unlikely(!cpu->long_mode && opsize == 4 && (flags & X86_FLAG_VM) && cpu->cpl == 0)) {
         iret_to_v86(cpu, target, sel, flags);
         return;
@@ -164,13 +165,18 @@ static void iret_protected(struct x86_cpu *cpu, unsigned opsize)
     struct x86_desc cs;
     struct x86_seg ss;
     uint64_t sp = 0;
-    x86_return_cs(cpu, sel, &cs);
+    uint16_t ss_sel = 0;
     unsigned cpl = sel & X86_SEL_RPL;
     bool stack = cpu->code_size == X86_CODE64 || cpl != cpu->cpl; // SS:rSP is popped too
     if (stack) {
+        ss_sel = (uint16_t)x86_stack_peek(cpu, 4, opsize);
         sp = x86_stack_peek(cpu, 3, opsize);
-        x86_return_ss(cpu, (uint16_t)x86_stack_peek(cpu, 4, opsize), cpl, &cs, &ss);
     }
+    x86_return_cs(cpu, sel, &cs);
+    if (x86_is_amd(cpu)) // before SS; Intel's after it
+        x86_check_target(cpu, &cs, target, 0);
+    if (stack)
+        x86_return_ss(cpu, ss_sel, cpl, &cs, &ss);
     x86_check_target(cpu, &cs, target, 0);
     x86_desc_touch(cpu, &cs);
 

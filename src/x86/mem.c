@@ -9,6 +9,7 @@
 #include "x86/mem.h"
 
 #include "memory/memory.h"
+#include "x86/descriptor.h"
 #include "x86/fpu.h"
 #include "x86/paging.h"
 #include "x86/system.h"
@@ -21,8 +22,12 @@
 void x86_seg_check(struct x86_cpu *cpu, unsigned seg, uint64_t off, unsigned size, unsigned access)
 {
     const struct x86_seg *s = &cpu->seg[seg];
-    if (cpu->code_size == X86_CODE64)
+    if (cpu->code_size == X86_CODE64) {
+        // AMD's processors want the offset canonical, too; Intel's only what the base makes of it.
+        if (x86_is_amd(cpu) && !x86_canonical(off))
+            x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
         return;
+    }
     enum x86_vector vector = seg == X86_SS ? X86_SS_FAULT : X86_GP;
     bool code = s->attr & 8, conforming_or_down = s->attr & 4, rw = s->attr & 2;
     if (x86_prot_mode(cpu) && !(access & X86_ACCESS_EXEC)) {
@@ -52,11 +57,13 @@ struct operand {
     unsigned size;
 };
 
-// An operand that runs past 4 GiB of a flat segment runs past its limit.
-static void flat_limit_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned size)
+// #GP or #SS for an operand that ends beyond 4 GiB of a flat segment, and so beyond its limit, or that is not
+// canonical as a whole.
+ALWAYS_INLINE void end_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned size)
 {
-    if (cpu->lin_mask == 0xffffffff && lin + size - 1 > cpu->lin_mask &&
-        cpu->seg[seg].eff_base == 0)
+    gva_t last = lin + size - 1;
+    bool wraps = cpu->lin_mask == 0xffffffff && last > cpu->lin_mask && cpu->seg[seg].eff_base == 0;
+    if (unlikely(wraps || ((cpu->efer & X86_EFER_LMA) && !x86_canonical(last & cpu->lin_mask))))
         x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
 }
 
@@ -67,12 +74,8 @@ ALWAYS_INLINE void operand_translate(struct x86_cpu *cpu, struct operand *op, un
     unsigned room = (unsigned)(PAGE_SIZE - (lin & PAGE_OFFSET_MASK));
     op->size = size;
     op->first = size <= room ? size : room;
-    if (unlikely(size > room))
-        flat_limit_check(cpu, seg, lin, size);
-    // Canonical form is a property of the whole operand, judged before any page.
-    if (unlikely(size > room) && (cpu->efer & X86_EFER_LMA) &&
-        !x86_canonical((lin + room) & cpu->lin_mask))
-        x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
+    if (unlikely(size > room)) // before any page is looked at
+        end_check(cpu, seg, lin, size);
     x86_translate(cpu, seg, lin, set, access, &op->span[0]);
     if (unlikely(size > room))
         x86_translate(cpu, seg, (lin + room) & cpu->lin_mask, set, access, &op->span[1]);
@@ -229,14 +232,13 @@ static void operand_store(struct x86_cpu *cpu, const struct operand *op, uint64_
         span_write(cpu, &op->span[1], (uint8_t *)&value + op->first, op->size - op->first);
 }
 
-// CR0.AM, RFLAGS.AC and CPL 3. Canonical form and limits are judged before alignment.
+// CR0.AM, RFLAGS.AC and CPL 3. Limit and canonical form are judged before alignment.
 static void align_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned size, unsigned align)
 {
     if (likely(!x86_tlb_align_checked(cpu)) || (lin & (align - 1)) == 0 || (align & (align - 1)))
         return;
-    if (!x86_canonical(lin) || !x86_canonical(lin + size - 1))
-        x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
-    flat_limit_check(cpu, seg, lin, size);
+    end_check(cpu, seg, lin, 1);
+    end_check(cpu, seg, lin, size);
     x86_raise_error(cpu, X86_AC, 0);
 }
 
@@ -245,27 +247,27 @@ static void block_align_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsi
 {
     if (likely(!x86_tlb_align_checked(cpu)))
         return;
-    unsigned align = size;
+    unsigned part = size;
     switch (size) {
     case 10:
-        align = 8;
+        part = 8;
         break;
     case 14:
     case 94:
-        align = 2;
+        part = 2;
         break;
     case 28:
     case 108:
-        align = 4;
+        part = 4;
         break;
-    case 32:
-        align = 16; // YMM operands: AMD processors ask for no more
-        break;
+    case 32: // YMM operands: AMD processors ask for no more than 16
+        align_check(cpu, seg, lin, size, 16);
+        return;
     default:
         if (size > 32)
             return;
     }
-    align_check(cpu, seg, lin, size, align);
+    align_check(cpu, seg, lin, part, part);
 }
 
 static void breakpoints(struct x86_cpu *cpu, gva_t lin, unsigned size, unsigned access)

@@ -87,7 +87,9 @@ ALWAYS_INLINE gva_t x86_lin(struct x86_cpu *cpu, unsigned seg, uint64_t off, uns
                             unsigned access)
 {
     struct x86_seg *s = &cpu->seg[seg];
-    if (unlikely((s->unchecked & access) != access))
+    // In 64-bit mode FS and GS with a base come here too, for the offset's canonical form alone.
+    if (unlikely((s->unchecked & access) != access) &&
+        !(cpu->code_size == X86_CODE64 && (uint64_t)((int64_t)(off << 16) >> 16) == off))
         x86_seg_check(cpu, seg, off, size, access);
     return (s->eff_base + off) & cpu->lin_mask;
 }

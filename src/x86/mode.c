@@ -18,8 +18,8 @@ static void seg_derive(struct x86_cpu *cpu, unsigned n)
     const uint32_t all = X86_ACCESS_READ | X86_ACCESS_WRITE | X86_ACCESS_EXEC;
 
     if (cpu->code_size == X86_CODE64) {
-        seg->unchecked = all;
         seg->eff_base = n >= X86_FS ? seg->base : 0;
+        seg->unchecked = seg->eff_base && x86_is_amd(cpu) ? 0 : all; // see x86_seg_check()
         return;
     }
     seg->eff_base = seg->base;

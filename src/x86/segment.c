@@ -56,47 +56,43 @@ void x86_desc_touch_slow(struct x86_cpu *cpu, struct x86_desc *d)
 
 // --- stack frames --------------------------------------------------------------------------------
 
+// The push number i (1 is the first): its limit, its canonical form, its page.
+static void frame_check_push(struct x86_cpu *cpu, const struct x86_frame *f, unsigned i,
+                             unsigned slot, uint32_t error)
+{
+    uint64_t at = (f->sp - (uint64_t)i * slot) & f->mask;
+    gva_t lin = (f->base + at) & f->lin_mask;
+    if (f->ss ? !x86_seg_within(f->ss, (uint32_t)at, slot)
+              : !x86_canonical(at) || !x86_canonical(at + slot - 1))
+        x86_raise_error(cpu, X86_SS_FAULT, error);
+    if (f->system)
+        x86_sys_write_check(cpu, lin, slot);
+    else
+        x86_write_check_slow(cpu, X86_SS, lin, slot);
+}
+
 void x86_frame_reserve(struct x86_cpu *cpu, const struct x86_frame *f, unsigned slots,
                        unsigned slot, uint32_t error)
 {
     unsigned bytes = slots * slot;
     uint64_t top = f->sp & f->mask;
     uint64_t low = (top - bytes) & f->mask;
+    bool whole = low + bytes == top; // does not wrap
 
     if (f->ss == NULL) {
-        if (!x86_canonical(low) || !x86_canonical(top - 1))
-            x86_raise_error(cpu, X86_SS_FAULT, error);
+        whole &= x86_canonical(low) && x86_canonical(top - 1);
     } else {
         if (f->ss->attr & X86_ATTR_UNUSABLE)
             x86_raise_error(cpu, X86_SS_FAULT, error);
-        if (low + bytes == top) {
-            if (!x86_seg_within(f->ss, (uint32_t)low, bytes))
-                x86_raise_error(cpu, X86_SS_FAULT, error);
-        } else { // the stack pointer wraps: each push stands for itself
-            for (unsigned i = 1; i <= slots; i++)
-                if (!x86_seg_within(f->ss, (uint32_t)((top - i * slot) & f->mask), slot))
-                    x86_raise_error(cpu, X86_SS_FAULT, error);
-        }
+        whole &= x86_seg_within(f->ss, (uint32_t)low, bytes);
     }
     gva_t first = (f->base + low) & f->lin_mask;
     gva_t last = (f->base + ((top - 1) & f->mask)) & f->lin_mask;
     // Within one page, aligned: the first push faults or none does.
-    if (likely(((first ^ last) & PAGE_MASK) == 0))
+    if (likely(whole && ((first ^ last) & PAGE_MASK) == 0))
         return;
-    if (first < last) {
-        if (f->system)
-            x86_sys_write_check(cpu, first, bytes);
-        else
-            x86_write_check_slow(cpu, X86_SS, first, bytes);
-    } else {
-        for (unsigned i = 1; i <= slots; i++) {
-            gva_t lin = (f->base + ((top - i * slot) & f->mask)) & f->lin_mask;
-            if (f->system)
-                x86_sys_write_check(cpu, lin, slot);
-            else
-                x86_write_check_slow(cpu, X86_SS, lin, slot);
-        }
-    }
+    for (unsigned i = 1; i <= slots; i++)
+        frame_check_push(cpu, f, i, slot, error);
 }
 
 void x86_frame_write_slow(struct x86_cpu *cpu, const struct x86_frame *f, gva_t lin, uint64_t value,

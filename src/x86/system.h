@@ -162,8 +162,9 @@ void x86_cpuid(struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t ou
 // --- FPU state and XSAVE family (xsave.c) ---------------------------------------------------------------
 // Whoever touches cpu->x87 or cpu->mxcsr calls x86_fpu_sync(cpu) (x86/fpu.h) first.
 void x86_fninit(struct x86_cpu *cpu);
-void x86_fxsave(struct x86_cpu *cpu, unsigned seg, uint64_t off, bool rexw);
-void x86_fxrstor(struct x86_cpu *cpu, unsigned seg, uint64_t off, bool rexw);
+// `wrap`: the mask of the address size, at which an image wraps.
+void x86_fxsave(struct x86_cpu *cpu, unsigned seg, uint64_t off, uint64_t wrap, bool rexw);
+void x86_fxrstor(struct x86_cpu *cpu, unsigned seg, uint64_t off, uint64_t wrap, bool rexw);
 enum x86_xsave_kind {
     X86_XSAVE,
     X86_XSAVEOPT,

@@ -282,8 +282,9 @@ void x86_far_call(struct x86_cpu *cpu, uint16_t sel, uint64_t off, unsigned opsi
 
 void x86_far_ret(struct x86_cpu *cpu, unsigned opsize, uint16_t pop_bytes)
 {
-    uint64_t target = x86_stack_peek(cpu, 0, opsize);
+    // The order decides which page faults first: AMD's processors read CS, rIP, SS, rSP.
     uint16_t sel = (uint16_t)x86_stack_peek(cpu, 1, opsize);
+    uint64_t target = x86_stack_peek(cpu, 0, opsize);
     if (!x86_prot_mode(cpu)) {
         if (target > cpu->seg[X86_CS].limit)
             x86_raise_error(cpu, X86_GP, 0);
@@ -294,9 +295,9 @@ void x86_far_ret(struct x86_cpu *cpu, unsigned opsize, uint16_t pop_bytes)
     }
 
     struct x86_desc cs;
-    x86_return_cs(cpu, sel, &cs);
     unsigned cpl = sel & X86_SEL_RPL;
     if (cpl == cpu->cpl) {
+        x86_return_cs(cpu, sel, &cs);
         x86_check_target(cpu, &cs, target, 0);
         x86_desc_touch(cpu, &cs);
         cpu->gpr[X86_RSP] = x86_sp_add(cpu->gpr[X86_RSP], 2 * opsize + pop_bytes, cpu->stack_size);
@@ -305,17 +306,24 @@ void x86_far_ret(struct x86_cpu *cpu, unsigned opsize, uint16_t pop_bytes)
         return;
     }
 
-    // To an outer level: SS:ESP lies above the parameters, which leave both stacks.
+    // To an outer level: SS:ESP lies above the parameters, which leave both stacks. AMD's processors read
+    // it before they look at CS, also when CS then asks for an inner level.
+    if (!x86_is_amd(cpu))
+        x86_return_cs(cpu, sel, &cs);
     uint64_t at = x86_sp_add(cpu->gpr[X86_RSP], 2 * opsize + pop_bytes, cpu->stack_size);
     uint64_t at_ss = x86_sp_add(at, opsize, cpu->stack_size);
     uint64_t mask = cpu->stack_size == 8   ? ~UINT64_C(0)
                     : cpu->stack_size == 4 ? 0xffffffff
                                            : 0xffff;
+    uint16_t ss_sel = (uint16_t)(opsize == 8   ? x86_read64(cpu, X86_SS, at_ss)
+                                 : opsize == 4 ? x86_read32(cpu, X86_SS, at_ss & mask)
+                                               : x86_read16(cpu, X86_SS, at_ss & mask));
     uint64_t sp = opsize == 8   ? x86_read64(cpu, X86_SS, at)
                   : opsize == 4 ? x86_read32(cpu, X86_SS, at & mask)
                                 : x86_read16(cpu, X86_SS, at & mask);
-    uint16_t ss_sel = x86_read16(cpu, X86_SS, at_ss & mask);
     struct x86_seg ss;
+    if (x86_is_amd(cpu))
+        x86_return_cs(cpu, sel, &cs);
     x86_return_ss(cpu, ss_sel, cpl, &cs, &ss);
     x86_check_target(cpu, &cs, target, 0);
     x86_desc_touch(cpu, &cs);

@@ -14,8 +14,10 @@
 //  - An image is read whole and checked before any register changes; every byte that will be
 //    written is checked before the first is.
 #include "x86/cpuid.h"
+#include "x86/descriptor.h"
 #include "x86/fpu.h"
 #include "x86/mem.h"
+#include "x86/paging.h"
 #include "x86/system.h"
 
 #include <string.h>
@@ -118,6 +120,20 @@ static void check_aligned(struct x86_cpu *cpu, unsigned seg, uint64_t off, unsig
         x86_raise_error(cpu, X86_GP, 0);
 }
 
+// FXSAVE and FXRSTOR look at the first byte's segment limit and canonical form before the alignment. #AC or #GP
+// where alignment is checked: the manuals leave it open; AMD's processors raise #AC for what is not even aligned
+// to 4 bytes.
+static void check_fx_aligned(struct x86_cpu *cpu, unsigned seg, uint64_t off)
+{
+    gva_t lin = x86_lin(cpu, seg, off, 1, X86_ACCESS_READ);
+    if (cpu->code_size == X86_CODE64 && !x86_canonical(lin))
+        x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
+    if ((lin & 3) && x86_tlb_align_checked(cpu))
+        x86_raise_error(cpu, X86_AC, 0);
+    if (lin & 15)
+        x86_raise_error(cpu, X86_GP, 0);
+}
+
 static void require(struct x86_cpu *cpu, bool condition)
 {
     if (!condition)
@@ -163,11 +179,15 @@ static void x87_to_image(const struct x86_cpu *cpu, uint8_t *image, bool rexw)
     memcpy(image, &x->fcw, 2);
     memcpy(image + 2, &x->fsw, 2);
     image[4] = tags;
-    memcpy(image + 6, &fop, 2);
-    if (rexw) {
+    if (x86_is_amd(cpu) && !(x->fsw & FSW_ES)) {
+        // AMD's store zeros in place of opcode and pointers unless an exception is pending (APM vol. 2,
+        // 11.5.3; CPUID Fn8000_0008_EBX[RstrFpErrPtrs]). What they load is always what the image holds.
+    } else if (rexw) {
+        memcpy(image + 6, &fop, 2);
         memcpy(image + 8, &x->fip, 8);
         memcpy(image + 16, &x->fdp, 8);
     } else {
+        memcpy(image + 6, &fop, 2);
         memcpy(image + 8, &x->fip, 4);
         memcpy(image + 12, &x->fcs, 2);
         memcpy(image + 16, &x->fdp, 4);
@@ -193,6 +213,10 @@ static void x87_from_image(struct x86_cpu *cpu, const uint8_t *image, bool rexw)
     if (rexw) {
         memcpy(&x->fip, image + 8, 8);
         memcpy(&x->fdp, image + 16, 8);
+        if (x86_is_amd(cpu)) { // they hold 57 bits
+            x->fip = (uint64_t)((int64_t)(x->fip << 7) >> 7);
+            x->fdp = (uint64_t)((int64_t)(x->fdp << 7) >> 7);
+        }
     } else {
         memcpy(&x->fip, image + 8, 4);
         memcpy(&x->fcs, image + 12, 2);
@@ -299,26 +323,55 @@ uint32_t x86_xsave_size(uint64_t xcr0, bool compacted)
 
 // --- FXSAVE, FXRSTOR -----------------------------------------------------------------------------
 
-void x86_fxsave(struct x86_cpu *cpu, unsigned seg, uint64_t off, bool rexw)
+// The image of FXSAVE and FXRSTOR: its last byte is looked at first, as AMD's processors do. In 16-byte pieces
+// where it wraps.
+static void fx_read(struct x86_cpu *cpu, unsigned seg, uint64_t off, uint64_t wrap, uint8_t *image)
+{
+    uint64_t last = (off + LEGACY_SIZE - 1) & wrap;
+    x86_read8(cpu, seg, last);
+    if (last >= off) {
+        x86_read_block(cpu, seg, off, image, LEGACY_SIZE);
+        return;
+    }
+    for (unsigned i = 0; i < LEGACY_SIZE; i += 16)
+        x86_read_block(cpu, seg, (off + i) & wrap, image + i, 16);
+}
+
+static void fx_write(struct x86_cpu *cpu, unsigned seg, uint64_t off, uint64_t wrap,
+                     const uint8_t *image, unsigned size)
+{
+    uint64_t last = (off + LEGACY_SIZE - 1) & wrap;
+    x86_write_check(cpu, seg, last, 1);
+    if (last >= off) {
+        x86_write_block(cpu, seg, off, image, size);
+        return;
+    }
+    for (unsigned i = 0; i < size; i += 16)
+        x86_write_check(cpu, seg, (off + i) & wrap, 16);
+    for (unsigned i = 0; i < size; i += 16)
+        x86_write_block(cpu, seg, (off + i) & wrap, image + i, 16);
+}
+
+void x86_fxsave(struct x86_cpu *cpu, unsigned seg, uint64_t off, uint64_t wrap, bool rexw)
 {
     uint8_t image[LEGACY_SIZE];
     check_fx(cpu);
-    check_aligned(cpu, seg, off, 16);
+    check_fx_aligned(cpu, seg, off);
     x86_fpu_sync(cpu);
     x87_to_image(cpu, image, rexw);
     mxcsr_to_image(cpu, image);
     xmm_to_image(cpu, image);
     // Bytes behind the registers are left alone.
     bool sse = cpu->cr4 & X86_CR4_OSFXSR;
-    x86_write_block(cpu, seg, off, image, XMM_OFFSET + (sse ? vec_count(cpu) * 16 : 0));
+    fx_write(cpu, seg, off, wrap, image, XMM_OFFSET + (sse ? vec_count(cpu) * 16 : 0));
 }
 
-void x86_fxrstor(struct x86_cpu *cpu, unsigned seg, uint64_t off, bool rexw)
+void x86_fxrstor(struct x86_cpu *cpu, unsigned seg, uint64_t off, uint64_t wrap, bool rexw)
 {
     uint8_t image[LEGACY_SIZE];
     check_fx(cpu);
-    check_aligned(cpu, seg, off, 16);
-    x86_read_block(cpu, seg, off, image, LEGACY_SIZE);
+    check_fx_aligned(cpu, seg, off);
+    fx_read(cpu, seg, off, wrap, image);
     uint32_t mxcsr = mxcsr_of_image(cpu, image);
     x86_fpu_sync(cpu);
     x87_from_image(cpu, image, rexw);
@@ -384,8 +437,8 @@ void x86_xsave(struct x86_cpu *cpu, enum x86_xsave_kind kind, uint64_t mask, uns
         add_range(&ranges, YMM_OFFSET, vec_count(cpu) * 16);
     }
 
-    // The first byte, then the last one of the image (APM vol. 4 leaves it open; Zen 4 does so).
     unsigned header = compact ? 16 : 8;
+    // AMD's processors look at the first byte, then at the last that RFBM names, in use or not.
     x86_write_check(cpu, seg, off, 1);
     x86_write_check(cpu, seg, off + (rfbm & COMP_AVX ? AREA_SIZE : YMM_OFFSET) - 1, 1);
     for (unsigned i = 0; i < ranges.count; i++)
@@ -415,9 +468,9 @@ void x86_xrstor(struct x86_cpu *cpu, bool supervisor, uint64_t mask, unsigned se
     uint64_t enabled = supervisor ? cpu->xcr0 | cpu->xss : cpu->xcr0;
     uint64_t rfbm = mask & enabled;
 
-    x86_read8(cpu, seg, off); // these two first, as Zen 4 does
-    x86_read8(cpu, seg, off + XSTATE_BV);
-    x86_read_block(cpu, seg, off, image, YMM_OFFSET);
+    // In the order of AMD's processors: first byte, header, last byte, the rest.
+    x86_read8(cpu, seg, off);
+    x86_read_block(cpu, seg, off + LEGACY_SIZE, image + LEGACY_SIZE, HEADER_SIZE);
     memcpy(&bv, image + XSTATE_BV, 8);
     memcpy(&comp, image + XCOMP_BV, 8);
     bool compact = comp & COMPACTED;
@@ -432,9 +485,9 @@ void x86_xrstor(struct x86_cpu *cpu, bool supervisor, uint64_t mask, unsigned se
         require(cpu, all_zero(image + XCOMP_BV + 8, 8));
     }
     uint64_t load = rfbm & bv;
-    // Zen 4 looks at the image's last byte, in the standard form also when XSTATE_BV does without it.
     if ((compact ? load : rfbm) & COMP_AVX)
         x86_read8(cpu, seg, off + AREA_SIZE - 1);
+    x86_read_block(cpu, seg, off, image, LEGACY_SIZE);
     if (load & COMP_AVX)
         x86_read_block(cpu, seg, off + YMM_OFFSET, image + YMM_OFFSET, vec_count(cpu) * 16);
     // The compacted form treats MXCSR as part of SSE, the standard one as beside it.

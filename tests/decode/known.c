@@ -132,7 +132,21 @@ static bool amd_prefetch_register(const struct sample *s)
            s->theirs.mnemonic == ZYDIS_MNEMONIC_NOP;
 }
 
+static bool amd_ud(const struct sample *s)
+{
+    return s->amd && s->result == X86_DECODE_UD &&
+           (s->theirs.mnemonic == ZYDIS_MNEMONIC_UD0 || s->theirs.mnemonic == ZYDIS_MNEMONIC_UD1);
+}
+
+static bool amd_vex_w(const struct sample *s)
+{
+    return s->amd && s->result == X86_DECODE_UD && s->code != X86_CODE64 && s->theirs_ok &&
+           s->theirs.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && s->theirs.raw.vex.W;
+}
+
 struct known_difference known_differences[] = {
+    {"UD0 and UD1 have no ModRM byte on AMD (hardware)", amd_ud, 0},
+    {"VEX.W as an operand size is #UD on AMD outside 64-bit mode (hardware)", amd_vex_w, 0},
     {"0F 0D with a register is #UD on AMD (hardware), a NOP on Intel", amd_prefetch_register, 0},
     {"instruction sets that Croft does not offer are #UD", not_offered, 0},
     {"MOVSXD with 66: 16 bits of the register count, whatever it is called", movsxd16, 0},

@@ -46,6 +46,7 @@ static void setup(enum mode mode)
         x86_tlb_flush_all(CPU);
     }
     fx.model.feature[X86_FEATURE_avx] = true;
+    fx.model.vendor = X86_VENDOR_INTEL; // stores the x87 unit's pointers whatever is pending
     ASSERT_OK(x86_write_cr(CPU, 4, fx.cpu.cr4 | X86_CR4_OSXSAVE));
     ASSERT_OK(x86_xsetbv(CPU, 0, ALL));
     random_state();
@@ -94,7 +95,7 @@ static void test_fxsave(void **state)
     struct snapshot before = take(), after;
     for (unsigned i = 0; i < 512; i += 8)
         put(AREA + i, UINT64_C(0x5555555555555555), 8);
-    ASSERT_OK(x86_fxsave(CPU, X86_DS, AREA, true));
+    ASSERT_OK(x86_fxsave(CPU, X86_DS, AREA, UINT64_MAX, true));
     assert_int_equal(get(AREA, 2), 0x37f);
     assert_int_equal(get(AREA + 4, 1), 0x7f);
     assert_int_equal(get(AREA + 8, 8), before.x87.fip);
@@ -103,11 +104,11 @@ static void test_fxsave(void **state)
     unsigned top = (before.x87.fsw >> 11) & 7;
     assert_int_equal(get(AREA + 32, 1), before.x87.reg[top][0]);
     // The upper halves are not FXRSTOR's.
-    ASSERT_OK(x86_fxrstor(CPU, X86_DS, AREA, true));
+    ASSERT_OK(x86_fxrstor(CPU, X86_DS, AREA, UINT64_MAX, true));
     after = take();
     assert_same(&before, &after);
     scramble();
-    ASSERT_OK(x86_fxrstor(CPU, X86_DS, AREA, true));
+    ASSERT_OK(x86_fxrstor(CPU, X86_DS, AREA, UINT64_MAX, true));
     assert_memory_equal(fx.cpu.vec[3].u8, before.vec[3].u8, 16);
     assert_int_equal(fx.cpu.vec[3].u8[16], 0x11);
     assert_int_equal(fx.cpu.x87.ftw, before.x87.ftw);
@@ -117,36 +118,61 @@ static void test_fxsave(void **state)
     before = take();
     for (unsigned i = 0; i < 512; i += 8)
         put(AREA + i, UINT64_C(0x5555555555555555), 8);
-    ASSERT_OK(x86_fxsave(CPU, X86_DS, AREA, false));
+    ASSERT_OK(x86_fxsave(CPU, X86_DS, AREA, UINT64_MAX, false));
     assert_int_equal(get(AREA + 287, 1), before.vec[7].u8[15]);
     assert_int_equal(get(AREA + 288, 1), 0x55);
     assert_int_equal(get(AREA + 8, 4), (uint32_t)before.x87.fip);
     scramble();
-    ASSERT_OK(x86_fxrstor(CPU, X86_DS, AREA, false));
+    ASSERT_OK(x86_fxrstor(CPU, X86_DS, AREA, UINT64_MAX, false));
     assert_memory_equal(fx.cpu.vec[7].u8, before.vec[7].u8, 16);
     assert_int_equal(fx.cpu.vec[8].u8[0], 0x11);
 
     put(AREA + 24, 0x10000, 4);
-    ASSERT_GP(x86_fxrstor(CPU, X86_DS, AREA, false));
-    ASSERT_GP(x86_fxsave(CPU, X86_DS, AREA + 8, false));
+    ASSERT_GP(x86_fxrstor(CPU, X86_DS, AREA, UINT64_MAX, false));
+    ASSERT_GP(x86_fxsave(CPU, X86_DS, AREA + 8, UINT64_MAX, false));
     fx.cpu.cr0 |= X86_CR0_TS;
-    assert_int_equal(FAULT(x86_fxsave(CPU, X86_DS, AREA + 8, false)), X86_NM);
+    assert_int_equal(FAULT(x86_fxsave(CPU, X86_DS, AREA + 8, UINT64_MAX, false)), X86_NM);
     fx.cpu.cr0 |= X86_CR0_EM;
-    assert_int_equal(FAULT(x86_fxsave(CPU, X86_DS, AREA + 8, false)), X86_UD);
+    assert_int_equal(FAULT(x86_fxsave(CPU, X86_DS, AREA + 8, UINT64_MAX, false)), X86_UD);
+}
+
+// AMD's store opcode and pointers while an exception is pending, else zeros; they load them always.
+static void test_pointers_amd(void **state)
+{
+    for (unsigned pending = 0; pending < 2; pending++) {
+        setup(LONG64);
+        fx.model.vendor = X86_VENDOR_AMD;
+        fx.cpu.x87.fcw = 0x37e;
+        fx.cpu.x87.fsw = pending ? 0x8081 : 0;
+        fx.cpu.x87.fop = 0x123;
+        fx.cpu.x87.fip = UINT64_C(0x123456789abc);
+        fx.cpu.x87.fdp = UINT64_C(0x456789abcdef);
+        for (unsigned i = 0; i < 32; i += 8)
+            put(AREA + i, UINT64_C(0x5555555555555555), 8);
+        ASSERT_OK(x86_fxsave(CPU, X86_DS, AREA, UINT64_MAX, true));
+        assert_int_equal(get(AREA + 6, 2), pending ? 0x123 : 0);
+        assert_int_equal(get(AREA + 8, 8), pending ? UINT64_C(0x123456789abc) : 0);
+        assert_int_equal(get(AREA + 16, 8), pending ? UINT64_C(0x456789abcdef) : 0);
+        put(AREA + 6, 0x321, 2);
+        put(AREA + 8, 0x777, 8);
+        ASSERT_OK(x86_fxrstor(CPU, X86_DS, AREA, UINT64_MAX, true));
+        assert_int_equal(fx.cpu.x87.fop, 0x321);
+        assert_int_equal(fx.cpu.x87.fip, 0x777);
+    }
 }
 
 // A pending exception is recomputed from status and control words.
 static void test_fxrstor_summary(void **state)
 {
     setup(LONG64);
-    ASSERT_OK(x86_fxsave(CPU, X86_DS, AREA, true));
+    ASSERT_OK(x86_fxsave(CPU, X86_DS, AREA, UINT64_MAX, true));
     put(AREA, 0x37e, 2); // invalid operation unmasked
     put(AREA + 2, 1, 2);
-    ASSERT_OK(x86_fxrstor(CPU, X86_DS, AREA, true));
+    ASSERT_OK(x86_fxrstor(CPU, X86_DS, AREA, UINT64_MAX, true));
     assert_int_equal(fx.cpu.x87.fsw, 0x8081);
     put(AREA, 0x37f, 2);
     put(AREA + 2, 0x8081, 2);
-    ASSERT_OK(x86_fxrstor(CPU, X86_DS, AREA, true));
+    ASSERT_OK(x86_fxrstor(CPU, X86_DS, AREA, UINT64_MAX, true));
     assert_int_equal(fx.cpu.x87.fsw, 1);
 }
 
@@ -312,6 +338,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_fxsave),
+        TEST(test_pointers_amd),
         TEST(test_fxrstor_summary),
         TEST(test_round_trips),
         TEST(test_initial),

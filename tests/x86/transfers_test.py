@@ -14,6 +14,7 @@ differ, manuals and measurements on an AMD Zen 4 decide for the recorded ones:
   - A null SS with an RPL other than the new CPL is #GP for IRET (SDM); Bochs takes it.
   - An AMD processor has no SYSENTER in long mode and no far JMP or CALL with 64-bit offset (measured).
   - A far CALL, or INT n, that faults on its target has pushed nothing.
+  - IRETQ on AMD checks the target's canonical form before SS (measured).
   - Error codes of #SS for a non-canonical inner stack.
 
 usage: transfers_test.py --croft FILE --guest FILE --vendor intel|amd [--engine NAME] [--show N | --record]

@@ -350,7 +350,7 @@ EXEC(mul)
     unsigned __int128 r = (unsigned __int128)a * b;
     uint64_t hi = (uint64_t)(r >> (size * 8)) & exec_mask(size);
     put_pair(cpu, size, (uint64_t)r, hi);
-    x86_cc_set_cf_of(cpu, hi != 0, hi != 0); // the others are undefined: kept
+    x86_cc_set_cf_of(cpu, hi != 0, hi != 0); // the others are undefined: kept, as by AMD's
 }
 EXEC(imul)
 {
@@ -361,6 +361,12 @@ EXEC(imul)
     bool over = (int64_t)((uint64_t)r << shift) >> shift != r;
     put_pair(cpu, size, (uint64_t)r, (uint64_t)(r >> (size * 8)));
     x86_cc_set_cf_of(cpu, over, over);
+}
+// All flags are undefined after a division: AMD's processors set AF, clear SF, ZF and PF, keep CF and OF.
+static void divide_flags(struct x86_cpu *cpu)
+{
+    cpu->cc_res = 1;
+    cpu->cc_aux = (cpu->cc_aux & (UINT64_C(3) << 62)) | X86_CC_AF;
 }
 static unsigned __int128 get_pair(struct x86_cpu *cpu, unsigned size)
 {
@@ -378,6 +384,7 @@ EXEC(div)
         x86_raise(cpu, X86_DE);
     q = n >> 64 ? n / d : (uint64_t)n / d;
     put_pair(cpu, size, (uint64_t)q, (uint64_t)(n - q * d));
+    divide_flags(cpu);
 }
 EXEC(idiv)
 {
@@ -394,13 +401,15 @@ EXEC(idiv)
         x86_raise(cpu, X86_DE);
     q = negative ? -(__int128)uq : (__int128)uq;
     put_pair(cpu, size, (uint64_t)q, (uint64_t)(n - q * d));
+    divide_flags(cpu);
 }
 
 // --- BCD (SDM vol. 2) ---------------------------------------------------------------------------------------
+// The flags that are undefined come from the addition or subtraction of the adjustment, as AMD's processors
+// have them.
 
-static void bcd_flags(struct x86_cpu *cpu, uint8_t result, bool cf, bool af)
+static void bcd_flags(struct x86_cpu *cpu, bool cf, bool af)
 {
-    x86_cc_logic(cpu, 8, result);
     x86_cc_put(cpu, (x86_cc_get(cpu) & ~(X86_FLAG_CF | X86_FLAG_AF)) | (cf ? X86_FLAG_CF : 0) |
                         (af ? X86_FLAG_AF : 0));
 }
@@ -408,17 +417,19 @@ static void daa_das(struct x86_cpu *cpu, int sign)
 {
     uint8_t old = (uint8_t)cpu->gpr[X86_RAX], al = old;
     bool old_cf = x86_cf(cpu), cf = false, af = false;
+    uint8_t adjust = 0;
     if ((al & 15) > 9 || x86_af(cpu)) {
         cf = old_cf || (sign > 0 ? al > 0xf9 : al < 6);
-        al = (uint8_t)(al + sign * 6);
+        adjust = 6;
         af = true;
     }
     if (old > 0x99 || old_cf) {
-        al = (uint8_t)(al + sign * 0x60);
+        adjust |= 0x60;
         cf = true;
     }
+    al = (uint8_t)hot_alu(cpu, sign > 0 ? ALU_ADD : ALU_SUB, 8, al, adjust);
     interp_put8(cpu, X86_RAX, al);
-    bcd_flags(cpu, al, cf, af);
+    bcd_flags(cpu, cf, af);
 }
 EXEC(daa)
 {
@@ -432,11 +443,9 @@ static void aaa_aas(struct x86_cpu *cpu, int sign)
 {
     uint16_t ax = (uint16_t)cpu->gpr[X86_RAX];
     bool adjust = (ax & 15) > 9 || x86_af(cpu);
-    if (adjust)
-        ax = (uint16_t)(ax + sign * 0x106);
-    ax &= 0xff0f;
-    interp_put(cpu, X86_RAX, 2, ax);
-    bcd_flags(cpu, (uint8_t)ax, adjust, adjust);
+    ax = (uint16_t)hot_alu(cpu, sign > 0 ? ALU_ADD : ALU_SUB, 16, ax, adjust ? 0x106 : 0);
+    interp_put(cpu, X86_RAX, 2, ax & 0xff0f);
+    bcd_flags(cpu, adjust, adjust);
 }
 EXEC(aaa)
 {
@@ -457,9 +466,8 @@ EXEC(aam)
 EXEC(aad)
 {
     uint16_t ax = (uint16_t)cpu->gpr[X86_RAX];
-    uint8_t al = (uint8_t)(ax + (ax >> 8) * (uint8_t)x->imm);
-    interp_put(cpu, X86_RAX, 2, al);
-    x86_cc_logic(cpu, 8, al);
+    uint8_t add = (uint8_t)((ax >> 8) * (uint8_t)x->imm);
+    interp_put(cpu, X86_RAX, 2, (uint8_t)hot_alu(cpu, ALU_ADD, 8, ax, add));
 }
 
 // --- others --------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Plain functions: rotates, double shifts, bit scans and counts, BMI, ADX, CRC32, MOVBE, BSWAP.
-// Undefined flags are left alone where the manual does not say what they become.
+// Undefined flags become what AMD's processors make of them.
 #include "engine/interp/exec.h"
 #include "engine/interp/hot.h"
 
@@ -94,7 +94,8 @@ ROTATE(rcr, ROT_RCR)
 
 // --- SHLD, SHRD -----------------------------------------------------------------------------------------------
 
-// 16-bit counts above 16 are undefined: the bits of dest:src:dest go round, as the pattern continues.
+// 16-bit counts above 16 are undefined. On AMD's processors the bits of src follow again, and CF and SHLD's
+// OF come from shifting dest alone. (Intel's: dest:src:dest.)
 static uint64_t double_shift(struct x86_cpu *cpu, bool right, unsigned size, uint64_t a, uint64_t b,
                              unsigned count)
 {
@@ -107,12 +108,12 @@ static uint64_t double_shift(struct x86_cpu *cpu, bool right, unsigned size, uin
     if (size == 2) {
         uint64_t wide;
         if (right) {
-            wide = a | b << 16 | a << 32;
-            cf = wide >> (count - 1) & 1;
+            wide = a | b << 16 | b << 32;
+            cf = a >> (count - 1) & 1;
             r = wide >> count & mask;
         } else {
-            wide = a << 32 | b << 16 | a;
-            cf = wide >> (48 - count) & 1;
+            wide = a << 32 | b << 16 | b;
+            cf = a << count >> 16 & 1;
             r = wide >> (32 - count) & mask;
         }
     } else if (right) {
@@ -122,8 +123,9 @@ static uint64_t double_shift(struct x86_cpu *cpu, bool right, unsigned size, uin
         cf = a >> (bits - count) & 1;
         r = (a << count | b >> (bits - count)) & mask;
     }
-    of = right ? (r >> (bits - 1) ^ r >> (bits - 2)) & 1 : (r >> (bits - 1) & 1) ^ cf;
+    of = right ? (r >> (bits - 1) ^ r >> (bits - 2)) & 1 : (a << count >> (bits - 1) & 1) ^ cf;
     x86_cc_logic(cpu, bits, r);
+    cpu->cc_aux |= X86_CC_AF;
     x86_cc_set_cf_of(cpu, cf, of);
     return r;
 }
@@ -167,24 +169,30 @@ EXEC(shrd_cl)
 
 // --- scans and counts -----------------------------------------------------------------------------------------
 
+// A source of 0 leaves the destination alone, its upper half too.
+static void scan(struct x86_cpu *cpu, const struct x86_insn *x, uint64_t a, uint64_t r)
+{
+    if (!a) {
+        x86_cc_put(cpu, X86_FLAG_ZF | X86_FLAG_PF);
+        return;
+    }
+    interp_put(cpu, x->reg, x->opsize, r);
+    x86_cc_put(cpu, __builtin_parityll(r) ? 0 : X86_FLAG_PF);
+}
 EXEC(bsf)
 {
     uint64_t a = interp_get_rm(cpu, x, x->opsize);
-    exec_put_zf(cpu, a == 0);
-    if (a) // else the destination stays, its upper half too
-        interp_put(cpu, x->reg, x->opsize, (uint64_t)__builtin_ctzll(a));
+    scan(cpu, x, a, a ? (uint64_t)__builtin_ctzll(a) : 0);
 }
 EXEC(bsr)
 {
     uint64_t a = interp_get_rm(cpu, x, x->opsize);
-    exec_put_zf(cpu, a == 0);
-    if (a)
-        interp_put(cpu, x->reg, x->opsize, 63 - (uint64_t)__builtin_clzll(a));
+    scan(cpu, x, a, a ? 63 - (uint64_t)__builtin_clzll(a) : 0);
 }
 static void count_flags(struct x86_cpu *cpu, bool cf, bool zf)
 {
-    x86_cc_put(cpu, (x86_cc_get(cpu) & ~(X86_FLAG_CF | X86_FLAG_ZF)) | (cf ? X86_FLAG_CF : 0) |
-                        (zf ? X86_FLAG_ZF : 0));
+    x86_cc_put(cpu,
+               (x86_of(cpu) ? X86_FLAG_OF : 0) | (cf ? X86_FLAG_CF : 0) | (zf ? X86_FLAG_ZF : 0));
 }
 EXEC(tzcnt)
 {
@@ -236,6 +244,8 @@ EXEC(bextr)
         r &= (UINT64_C(1) << len) - 1;
     interp_put(cpu, x->reg, size, r);
     bmi_flags(cpu, size, r, false);
+    // SF, AF and PF are undefined: AF is set, SF follows the result of a length within the operand.
+    cpu->cc_aux |= X86_CC_AF | (len > size * 8 && x86_sf(cpu));
 }
 EXEC(blsr)
 {

@@ -89,13 +89,15 @@ EXEC(pusha)
 }
 EXEC(popa)
 {
-    uint64_t sp = exec_sp(cpu), mask = exec_mask(cpu->stack_size), value[8];
+    uint64_t sp = exec_sp(cpu), mask = exec_mask(cpu->stack_size);
     unsigned size = x->opsize;
-    for (unsigned i = 0; i < 8; i++)
-        value[i] = interp_read(cpu, X86_SS, (sp + i * size) & mask, size);
-    for (unsigned i = 0; i < 8; i++)
+    // What was popped before a fault stays, as on AMD's processors: rSP does not, so that all can be done
+    // again.
+    for (unsigned i = 0; i < 8; i++) {
+        uint64_t value = interp_read(cpu, X86_SS, (sp + i * size) & mask, size);
         if (7 - i != X86_RSP)
-            interp_put(cpu, 7 - i, size, value[i]);
+            interp_put(cpu, 7 - i, size, value);
+    }
     exec_set_sp(cpu, sp + 8 * size);
 }
 EXEC(pushf)
@@ -143,10 +145,11 @@ EXEC(leave)
 
 // --- near branches -------------------------------------------------------------------------------------------
 
-// Checked first, so that the push is the last thing that can fault.
+// The stack is looked at before the target is, but written last.
 static void call_near(struct x86_cpu *cpu, uint64_t target, unsigned size)
 {
     uint64_t back = cpu->rip;
+    x86_write_check(cpu, X86_SS, (cpu->gpr[X86_RSP] - size) & exec_mask(cpu->stack_size), size);
     x86_branch(cpu, target, size);
     exec_push(cpu, size, back);
 }

@@ -230,8 +230,14 @@ EXEC(cmps)
     if (nothing_to_do(cpu, &s))
         return;
     do {
-        uint64_t a = interp_read(cpu, x->seg, reg_get(cpu, &s, X86_RSI), s.size);
-        uint64_t b = interp_read(cpu, X86_ES, reg_get(cpu, &s, X86_RDI), s.size);
+        // The order decides which operand faults: AMD's processors read ES:rDI first, save for REPE CMPSB.
+        uint64_t a = 0, b;
+        bool source_first = s.size == 1 && (x->prefixes & X86_PREFIX_REP);
+        if (source_first)
+            a = interp_read(cpu, x->seg, reg_get(cpu, &s, X86_RSI), s.size);
+        b = interp_read(cpu, X86_ES, reg_get(cpu, &s, X86_RDI), s.size);
+        if (!source_first)
+            a = interp_read(cpu, x->seg, reg_get(cpu, &s, X86_RSI), s.size);
         compare(cpu, s.size, a, b);
         reg_add(cpu, &s, X86_RSI, s.step);
         reg_add(cpu, &s, X86_RDI, s.step);

@@ -384,11 +384,11 @@ EXEC(fence)
 
 EXEC(fxsave)
 {
-    x86_fxsave(cpu, x->seg, interp_ea(cpu, x), x->vex_w);
+    x86_fxsave(cpu, x->seg, interp_ea(cpu, x), exec_mask(x->adsize), x->vex_w);
 }
 EXEC(fxrstor)
 {
-    x86_fxrstor(cpu, x->seg, interp_ea(cpu, x), x->vex_w);
+    x86_fxrstor(cpu, x->seg, interp_ea(cpu, x), exec_mask(x->adsize), x->vex_w);
 }
 #define XSAVE(name, kind)                                                        \
     EXEC(name)                                                                   \

@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+// Each element's address wraps at the address size.
 static uint64_t truncated(const struct x86_insn *insn, uint64_t off)
 {
     return insn->adsize == 4 ? (uint32_t)off : insn->adsize == 2 ? (uint16_t)off : off;
@@ -18,12 +19,13 @@ static uint64_t read_element(struct x86_cpu *cpu, const struct x86_insn *insn, u
                              unsigned size)
 {
     uint64_t v = 0;
+    off = truncated(insn, off);
     if (unlikely(x86_tlb_align_checked(cpu))) {
+        x86_lin(cpu, insn->seg, off, size, X86_ACCESS_READ); // limits hold for the whole element
         for (unsigned i = 0; i < size; i++)
-            v |= (uint64_t)x86_read8(cpu, insn->seg, truncated(insn, off + i)) << (8 * i);
+            v |= (uint64_t)x86_read8(cpu, insn->seg, off + i) << (8 * i);
         return v;
     }
-    off = truncated(insn, off);
     return size == 8 ? x86_read64(cpu, insn->seg, off) : x86_read32(cpu, insn->seg, off);
 }
 
@@ -31,16 +33,19 @@ static void check_range(struct x86_cpu *cpu, const struct x86_insn *insn, uint64
                         unsigned size)
 {
     unsigned step = x86_tlb_align_checked(cpu) ? 1 : size;
+    off = truncated(insn, off);
+    x86_lin(cpu, insn->seg, off, size, X86_ACCESS_WRITE);
     for (unsigned i = 0; i < size; i += step)
-        x86_write_check(cpu, insn->seg, truncated(insn, off + i), step);
+        x86_write_check(cpu, insn->seg, off + i, step);
 }
 
 static void write_element(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t off,
                           const uint8_t *data, unsigned size)
 {
     unsigned step = x86_tlb_align_checked(cpu) ? 1 : size;
+    off = truncated(insn, off);
     for (unsigned i = 0; i < size; i += step)
-        x86_write_block(cpu, insn->seg, truncated(insn, off + i), data + i, step);
+        x86_write_block(cpu, insn->seg, off + i, data + i, step);
 }
 
 // --- gathers -------------------------------------------------------------------------------------
@@ -139,10 +144,11 @@ static void exec_maskmovdqu(struct x86_cpu *cpu, const struct x86_insn *insn)
         vector_check_avx(cpu);
     else
         vector_check_sse(cpu);
-    // Masked bytes and alignment (CR0.AM) count, as for AMD processors.
-    x86_write_check(cpu, insn->seg, truncated(insn, cpu->gpr[X86_RDI]), 16);
-    store_elements(cpu, insn, cpu->gpr[X86_RDI], cpu->vec[insn->reg & 15].u8,
-                   cpu->vec[insn->rm & 15].u8, 1, 16);
+    uint64_t off = truncated(insn, cpu->gpr[X86_RDI]);
+    // Masked bytes and the alignment of each half (CR0.AM) count, as for AMD processors.
+    x86_write_check(cpu, insn->seg, off, 8);
+    x86_write_check(cpu, insn->seg, off + 8, 8);
+    store_elements(cpu, insn, off, cpu->vec[insn->reg & 15].u8, cpu->vec[insn->rm & 15].u8, 1, 16);
 }
 
 static void exec_maskmovq(struct x86_cpu *cpu, const struct x86_insn *insn)
@@ -150,9 +156,9 @@ static void exec_maskmovq(struct x86_cpu *cpu, const struct x86_insn *insn)
     vector_check_mmx(cpu);
     x86_fpu_sync(cpu);
     vector_mmx_done(cpu, -1); // even when it faults
-    x86_write_check(cpu, insn->seg, truncated(insn, cpu->gpr[X86_RDI]), 8);
-    store_elements(cpu, insn, cpu->gpr[X86_RDI], cpu->x87.reg[insn->reg & 7],
-                   cpu->x87.reg[insn->rm & 7], 1, 8);
+    uint64_t off = truncated(insn, cpu->gpr[X86_RDI]);
+    x86_write_check(cpu, insn->seg, off, 8);
+    store_elements(cpu, insn, off, cpu->x87.reg[insn->reg & 7], cpu->x87.reg[insn->rm & 7], 1, 8);
 }
 
 interp_exec_fn *vector_select_mask(const struct x86_insn *insn)

@@ -67,12 +67,27 @@ ALWAYS_INLINE void record_data(struct x86_cpu *cpu, const struct x86_insn *insn,
 
 // --- operands ------------------------------------------------------------------------------------
 
+// Where the upper two bytes of an 80-bit operand are.
+ALWAYS_INLINE uint64_t high_part(const struct x86_insn *insn, uint64_t ea)
+{
+    ea += 8;
+    return insn->adsize == 8 ? ea : insn->adsize == 4 ? (uint32_t)ea : (uint16_t)ea;
+}
+
 ALWAYS_INLINE void exec_load(struct x86_cpu *cpu, const struct x86_insn *insn, unsigned size)
 {
     uint8_t bounce[16];
     uint64_t ea = interp_ea(cpu, insn);
     vector_check_x87(cpu, true);
-    void *p = vector_read_at(cpu, insn, ea, size, 1, bounce);
+    void *p = bounce;
+    if (size == 10) { // two accesses: the low part may fault before the high part is looked at
+        uint64_t low = x86_read64(cpu, insn->seg, ea);
+        uint16_t high = x86_read16(cpu, insn->seg, high_part(insn, ea));
+        memcpy(bounce, &low, 8);
+        memcpy(bounce + 8, &high, 2);
+    } else {
+        p = vector_read_at(cpu, insn, ea, size, 1, bounce);
+    }
     enter(cpu);
     code_of(insn)(p, 0);
     record_data(cpu, insn, ea);
@@ -85,6 +100,10 @@ ALWAYS_INLINE void exec_store(struct x86_cpu *cpu, const struct x86_insn *insn, 
     struct vector_store store;
     uint64_t ea = interp_ea(cpu, insn);
     vector_check_x87(cpu, true);
+    if (size == 10) {
+        x86_write_check(cpu, insn->seg, ea, 8);
+        x86_write_check(cpu, insn->seg, high_part(insn, ea), 2);
+    }
     void *p = vector_store_begin(cpu, insn, ea, size, 1, bounce, &store);
     enter(cpu);
     code_of(insn)(p, 0);

@@ -220,13 +220,57 @@ static void env_load(struct x86_cpu *cpu, const uint8_t *p, bool wide)
     update_es(x);
 }
 
+// Which part of an image is looked at first decides what faults. AMD's processors take the first word, then the
+// last byte, then the rest, each at an address that wraps at the address size.
+static uint64_t part_at(const struct x86_insn *insn, uint64_t ea, unsigned i)
+{
+    uint64_t at = ea + i;
+    return insn->adsize == 8 ? at : insn->adsize == 4 ? (uint32_t)at : (uint16_t)at;
+}
+
+// Words of an image that wraps, the last register's last word included.
+static unsigned part_size(const struct x86_insn *insn, unsigned i)
+{
+    return insn->opsize == 2 || i >= ENV32 ? 2 : 4;
+}
+
+static void image_read(struct x86_cpu *cpu, const struct x86_insn *insn, uint8_t *image,
+                       unsigned size)
+{
+    uint64_t ea = interp_ea(cpu, insn), last = part_at(insn, ea, size - 1);
+    x86_read_block(cpu, insn->seg, ea, image, part_size(insn, 0));
+    x86_read8(cpu, insn->seg, last);
+    if (likely(last >= ea)) {
+        x86_read_block(cpu, insn->seg, ea, image, size);
+        return;
+    }
+    for (unsigned i = 0; i < size; i += part_size(insn, i))
+        x86_read_block(cpu, insn->seg, part_at(insn, ea, i), image + i, part_size(insn, i));
+}
+
+static void image_write(struct x86_cpu *cpu, const struct x86_insn *insn, const uint8_t *image,
+                        unsigned size)
+{
+    uint64_t ea = interp_ea(cpu, insn), last = part_at(insn, ea, size - 1);
+    x86_write_check(cpu, insn->seg, ea, part_size(insn, 0));
+    x86_write_check(cpu, insn->seg, last, 1);
+    if (likely(last >= ea)) {
+        x86_write_block(cpu, insn->seg, ea, image, size);
+        return;
+    }
+    for (unsigned i = 0; i < size; i += part_size(insn, i))
+        x86_write_check(cpu, insn->seg, part_at(insn, ea, i), part_size(insn, i));
+    for (unsigned i = 0; i < size; i += part_size(insn, i))
+        x86_write_block(cpu, insn->seg, part_at(insn, ea, i), image + i, part_size(insn, i));
+}
+
 static void exec_fnstenv(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
     uint8_t image[ENV32];
     vector_check_x87(cpu, false);
     x86_fpu_sync(cpu);
     env_store(cpu, image, insn->opsize != 2);
-    x86_write_block(cpu, insn->seg, interp_ea(cpu, insn), image, env_size(insn));
+    image_write(cpu, insn, image, env_size(insn));
     cpu->x87.fcw |= 0x3f;
     update_es(&cpu->x87);
 }
@@ -235,7 +279,7 @@ static void exec_fldenv(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
     uint8_t image[ENV32];
     vector_check_x87(cpu, true);
-    x86_read_block(cpu, insn->seg, interp_ea(cpu, insn), image, env_size(insn));
+    image_read(cpu, insn, image, env_size(insn));
     x86_fpu_sync(cpu);
     env_load(cpu, image, insn->opsize != 2);
     retag(&cpu->x87);
@@ -251,7 +295,7 @@ static void exec_fnsave(struct x86_cpu *cpu, const struct x86_insn *insn)
     unsigned top = (cpu->x87.fsw & FSW_TOP) >> 11;
     for (unsigned i = 0; i < 8; i++)
         memcpy(image + env + 10 * i, cpu->x87.reg[(top + i) & 7], 10);
-    x86_write_block(cpu, insn->seg, interp_ea(cpu, insn), image, env + REGS);
+    image_write(cpu, insn, image, env + REGS);
     x86_fninit(cpu);
 }
 
@@ -260,7 +304,7 @@ static void exec_frstor(struct x86_cpu *cpu, const struct x86_insn *insn)
     uint8_t image[ENV32 + REGS];
     unsigned env = env_size(insn);
     vector_check_x87(cpu, true);
-    x86_read_block(cpu, insn->seg, interp_ea(cpu, insn), image, env + REGS);
+    image_read(cpu, insn, image, env + REGS);
     x86_fpu_sync(cpu);
     env_load(cpu, image, insn->opsize != 2);
     unsigned top = (cpu->x87.fsw & FSW_TOP) >> 11;

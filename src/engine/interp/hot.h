@@ -229,7 +229,7 @@ ALWAYS_INLINE uint64_t hot_incdec(struct x86_cpu *cpu, bool dec, unsigned bits, 
 }
 
 // SHL, SHR, SAR by 1..bits-1 or more (masked count), as the manual's 3-operand view: SDM vol. 2, SAL/SHR.
-// A count of 0 changes no flag. AF is undefined: 0 here.
+// A count of 0 changes no flag. AF is undefined: 1, as on AMD's processors.
 enum hot_shift {
     SHIFT_SHL,
     SHIFT_SHR,
@@ -263,6 +263,7 @@ ALWAYS_INLINE uint64_t hot_shift(struct x86_cpu *cpu, enum hot_shift op, unsigne
         of = false;
     }
     x86_cc_logic(cpu, bits, r);
+    cpu->cc_aux |= X86_CC_AF;
     x86_cc_set_cf_of(cpu, cf, of);
     return r;
 }

@@ -264,8 +264,7 @@ ALWAYS_INLINE uint64_t imul(struct x86_cpu *cpu, unsigned bits, uint64_t a, uint
     bool over = __builtin_mul_overflow(sa, sb, &r);
     if (bits < 64)
         over = (int64_t)((uint64_t)r << (64 - bits)) >> (64 - bits) != r;
-    x86_cc_logic(cpu, bits, (uint64_t)r); // SF, ZF, AF, PF are undefined
-    x86_cc_set_cf_of(cpu, over, over);
+    x86_cc_set_cf_of(cpu, over, over); // SF, ZF, AF, PF are undefined: kept, as by AMD's processors
     return (uint64_t)r;
 }
 #define IMUL_KIND(bits, K)                                                                 \
