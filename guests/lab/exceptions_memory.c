@@ -134,6 +134,10 @@ static void canonical(void)
     lab_set_cr4(cr4 | 0x600);
     for (unsigned i = 0; i < sizeof(tries) / sizeof(tries[0]); i++) {
         for (unsigned a = 0; a < 3; a++) {
+            // AMD's processors begin with a slot above, where addresses are canonical again.
+            bool above = tries[i].code[tries[i].length - 1] == 0xcf || tries[i].code[0] == 0xcb;
+            if (above && a == 1 && lab_is_amd())
+                continue;
             probe_begin(&s, PROBE_64, 3);
             s.gpr[7] = s.gpr[6] = s.gpr[3] = s.gpr[5] = s.sp = addresses[a];
             probe_code(tries[i].code, tries[i].length);
@@ -190,7 +194,10 @@ static void split(unsigned mode)
                 __asm__ volatile("fninit; fldz");
                 const struct lab_trap *t = probe_run(&s);
                 if (probe_expect(tries[i].name, &s, t, VEC_PF, tries[i].write | (ring ? 4 : 0)))
-                    lab_equal("CR2", t->cr2, 0xa000);
+                    // AMD's processors look at the last byte of FXSAVE's image first.
+                    lab_check(t->cr2 == 0xa000 ||
+                                  (lab_is_amd() && size == 32 && t->cr2 == 0xa000 - in + 511),
+                              "CR2: got %lx, want a000", t->cr2);
                 bool same = true;
                 for (unsigned k = 1; k <= 32; k++)
                     same = same && end[-(int)k] == (u8)(k * 3);

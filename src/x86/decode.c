@@ -142,12 +142,12 @@ static bool read_vex(struct decoder *d, uint8_t escape, uint8_t *opcode)
     bool code64 = d->code == X86_CODE64;
     uint8_t b1, b2;
 
+    if (!fetch_byte(d, &b1))
+        return false;
     if (insn->prefixes & X86_PREFIX_REX)
         return undefined(d);
     d->bad = d->lock || d->rep || d->opsize66;
     d->lock = false;
-    if (!fetch_byte(d, &b1))
-        return false;
     if (escape == 0xc5) {
         b2 = b1 & 0x7f;
         d->rex = b1 & 0x80 ? 0 : REX_R;

@@ -154,6 +154,10 @@ static void iret_protected(struct x86_cpu *cpu, unsigned opsize)
         return;
     }
     // The order decides which page faults first: AMD's processors read flags, CS, rIP, SS, rSP.
+    if (!x86_is_amd(cpu)) {
+        x86_stack_peek(cpu, 0, opsize);
+        x86_stack_peek(cpu, 1, opsize);
+    }
     uint64_t flags = x86_stack_peek(cpu, 2, opsize);
     uint16_t sel = (uint16_t)x86_stack_peek(cpu, 1, opsize);
     uint64_t target = x86_stack_peek(cpu, 0, opsize);

@@ -283,6 +283,8 @@ void x86_far_call(struct x86_cpu *cpu, uint16_t sel, uint64_t off, unsigned opsi
 void x86_far_ret(struct x86_cpu *cpu, unsigned opsize, uint16_t pop_bytes)
 {
     // The order decides which page faults first: AMD's processors read CS, rIP, SS, rSP.
+    if (!x86_is_amd(cpu))
+        x86_stack_peek(cpu, 0, opsize);
     uint16_t sel = (uint16_t)x86_stack_peek(cpu, 1, opsize);
     uint64_t target = x86_stack_peek(cpu, 0, opsize);
     if (!x86_prot_mode(cpu)) {
@@ -301,6 +303,9 @@ void x86_far_ret(struct x86_cpu *cpu, unsigned opsize, uint16_t pop_bytes)
         x86_check_target(cpu, &cs, target, 0);
         x86_desc_touch(cpu, &cs);
         cpu->gpr[X86_RSP] = x86_sp_add(cpu->gpr[X86_RSP], 2 * opsize + pop_bytes, cpu->stack_size);
+        // On AMD's processors bit 16 of the sum of both reaches ESP, though the stack uses SP only.
+        if (cpu->stack_size == 2 && 2 * opsize + pop_bytes > 0xffff && x86_is_amd(cpu))
+            cpu->gpr[X86_RSP] += 0x10000;
         cpu->rip = target;
         set_cs(cpu, sel, &cs, cpl);
         return;

@@ -328,7 +328,8 @@ uint32_t x86_xsave_size(uint64_t xcr0, bool compacted)
 static void fx_read(struct x86_cpu *cpu, unsigned seg, uint64_t off, uint64_t wrap, uint8_t *image)
 {
     uint64_t last = (off + LEGACY_SIZE - 1) & wrap;
-    x86_read8(cpu, seg, last);
+    if (x86_is_amd(cpu))
+        x86_read8(cpu, seg, last);
     if (last >= off) {
         x86_read_block(cpu, seg, off, image, LEGACY_SIZE);
         return;
@@ -341,7 +342,8 @@ static void fx_write(struct x86_cpu *cpu, unsigned seg, uint64_t off, uint64_t w
                      const uint8_t *image, unsigned size)
 {
     uint64_t last = (off + LEGACY_SIZE - 1) & wrap;
-    x86_write_check(cpu, seg, last, 1);
+    if (x86_is_amd(cpu))
+        x86_write_check(cpu, seg, last, 1);
     if (last >= off) {
         x86_write_block(cpu, seg, off, image, size);
         return;

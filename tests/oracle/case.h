@@ -150,5 +150,10 @@ enum oracle_verdict {
 // Judges; with `report` writes what differs to stdout.
 enum oracle_verdict oracle_compare(const struct oracle_case *c, const struct oracle_result *native,
                                    const struct oracle_result *croft, bool report);
+// What the architecture leaves undefined counts as a difference too.
+void oracle_compare_strictly(void);
+// For each row of undefined.c: the cases it applied to, and those that differ in what it masks.
+void oracle_print_masked(void);
 void oracle_print_case(const struct oracle_case *c);
 void oracle_print_state(const struct oracle_state *s);
+void oracle_print_stack(const struct oracle_case *c); // what rSP points to

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Judges a case: what the host's processor made of it against what Croft made of it. What the
-// architecture leaves undefined is masked, and the masked differences are counted apart: flags by
-// the table's column, values by the rules below.
+// architecture leaves undefined (undefined.c) is masked, and the masked differences are counted apart.
 #include "case.h"
+#include "undefined.h"
 #include "x86/decode.h"
 #include "x86/insn.h"
 #include <inttypes.h>
@@ -64,66 +64,61 @@ static void same_bytes(struct judge *j, const char *what, const uint8_t *before,
 static const char *const gpr_names[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                           "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
 
-// Values that the manuals leave undefined and that a host may fill differently.
-struct loose {
+// --- what is masked ------------------------------------------------------------------------------
+
+static struct {
+    uint64_t cases, differ;
+} counts[UNDEFINED_ROWS_MAX];
+
+struct mask {
     uint32_t flags; // RFLAGS bits not compared
-    bool value;     // the result is undefined: registers and memory are not compared
-    bool partial;   // POPA: what was popped before a fault may be there already
-    bool lock;      // a LOCK prefix
-    bool base;      // an FS or GS prefix
-    bool masked;    // masked moves and gathers
-    bool
-        structure; // operands of several parts: which page faults first is the processor\'s business
-    bool env; // FSTENV, FNSAVE, FXSAVE: pointers and opcode in memory are the vendor's business
+    bool value;     // nor the result: registers and memory
+    bool row[UNDEFINED_ROWS_MAX];
 };
 
-static struct loose what_is_loose(const struct oracle_case *c)
+static struct mask find_mask(const struct oracle_case *c, const struct oracle_result *n)
 {
-    struct loose loose = {0};
+    struct mask mask = {0};
     struct x86_insn insn;
     const struct x86_form *form = case_form(c, &insn);
-    for (unsigned i = 0; i < 15; i++) {
-        loose.lock |= c->bytes[i] == 0xf0;
-        loose.base |= c->bytes[i] == 0x64 || c->bytes[i] == 0x65;
+    if (!form || n->vector != ORACLE_DONE)
+        return mask;
+    for (unsigned i = 0; i < undefined_row_count; i++) {
+        const struct undefined_row *row = &undefined_rows[i];
+        if (!undefined_row_names(row, form->mnemonic) ||
+            !undefined_row_holds(row, c, &insn, n->out.rflags))
+            continue;
+        mask.row[i] = true;
+        mask.flags |= row->flags;
+        mask.value |= row->value;
     }
-    if (!form)
-        return loose;
-    loose.flags = form->flags_undefined;
-    // Shifts by more than one leave OF undefined, by more than the width CF too (SDM: SHL, SHLD,
-    // RCL).
-    const char *m = form->mnemonic;
-    bool shift = !strcmp(m, "shl") || !strcmp(m, "shr") || !strcmp(m, "sar") ||
-                 !strcmp(m, "shld") || !strcmp(m, "shrd") || !strcmp(m, "sal");
-    bool rotate = !strcmp(m, "rol") || !strcmp(m, "ror") || !strcmp(m, "rcl") || !strcmp(m, "rcr");
-    if (shift || rotate) {
-        const struct x86_operand_desc *last = &form->operand[form->operand_count - 1];
-        unsigned bits = insn.opsize * 8u;
-        unsigned count = last->kind == X86_OPND_ONE         ? 1
-                         : last->kind == X86_OPND_FIXED_GPR ? (unsigned)c->in.gpr[X86_RCX]
-                                                            : (unsigned)insn.imm;
-        count &= insn.opsize == 8 ? 63 : 31;
-        if (count == 0)
-            loose.flags = 0;
-        if (count > 1)
-            loose.flags |= X86_FLAG_OF;
-        if (shift && count >= bits)
-            loose.flags |= X86_FLAG_CF;
-        if (!strncmp(m, "shld", 4) || !strncmp(m, "shrd", 4))
-            if (count > bits) { // SDM: destination and all flags
-                loose.flags |= X86_FLAGS_ARITH;
-                loose.value = true;
-            }
+    return mask;
+}
+
+// Counts the rows that hold, and those in whose flags or value the two sides differ.
+static void count_mask(struct judge *j, const struct mask *mask, uint32_t flags, bool value)
+{
+    for (unsigned i = 0; i < undefined_row_count; i++) {
+        if (!mask->row[i])
+            continue;
+        counts[i].cases++;
+        if ((undefined_rows[i].flags & flags) || (undefined_rows[i].value && value)) {
+            counts[i].differ++;
+            j->undefined_differs = true;
+        }
     }
-    static const char *const structures[] = {
-        "fnsave", "frstor", "fnstenv", "fldenv",   "fxsave", "fxrstor", "retf", "iret",  "call",
-        "fld",    "xsave",  "xsavec",  "xsaveopt", "xrstor", "fstp",    "fbld", "fbstp", "movs",
-        "cmps",   "callf",  "jmpf",    "enter",    "lss",    "lfs",     "lgs"};
-    for (unsigned i = 0; i < ARRAY_SIZE(structures); i++)
-        loose.structure |= !strcmp(m, structures[i]);
-    loose.partial = !strcmp(m, "popa");
-    loose.masked = strstr(m, "maskmov") || strstr(m, "gather");
-    loose.env = strstr(m, "stenv") || strstr(m, "nsave") || strstr(m, "xsave");
-    return loose;
+}
+
+void oracle_print_masked(void)
+{
+    for (unsigned i = 0; i < undefined_row_count; i++) {
+        if (!counts[i].cases)
+            continue;
+        printf("masked: ");
+        undefined_row_print(&undefined_rows[i]);
+        printf(": %" PRIu64 " of %" PRIu64 " cases differ (%s)\n", counts[i].differ,
+               counts[i].cases, undefined_rows[i].reference);
+    }
 }
 
 static void compare_fpu(struct judge *j, const struct oracle_fpu *was, const struct oracle_fpu *n,
@@ -133,6 +128,12 @@ static void compare_fpu(struct judge *j, const struct oracle_fpu *was, const str
     same(j, "fcw", was->fcw, n->fcw, o->fcw);
     same(j, "fsw", was->fsw, n->fsw, o->fsw);
     same(j, "ftw", was->ftw, n->ftw, o->ftw);
+    // AMD's processors show the pointers in the signal frame while an exception is pending only.
+    if (n->fsw & 0x80) {
+        same(j, "fop", was->fop, n->fop, o->fop);
+        same(j, "fip", was->fip, n->fip, o->fip);
+        same(j, "fdp", was->fdp, n->fdp, o->fdp);
+    }
     same(j, "mxcsr", was->mxcsr, n->mxcsr, o->mxcsr);
     for (unsigned i = 0; i < 8; i++) {
         snprintf(name, sizeof(name), "st%u", i);
@@ -144,16 +145,32 @@ static void compare_fpu(struct judge *j, const struct oracle_fpu *was, const str
     }
 }
 
+// MXCSR_MASK in an image of FXSAVE or XSAVE names the processor: AMD's have misaligned SSE (MXCSR.MM), which
+// Croft does not offer. Everything else of the images is compared.
+static bool only_mxcsr_mask_differs(const struct oracle_case *c, const struct oracle_result *n,
+                                    const struct oracle_result *o)
+{
+    static uint8_t image[512] __attribute__((aligned(16)));
+    struct x86_insn insn;
+    const struct x86_form *form = case_form(c, &insn);
+    if (!form || (strncmp(form->mnemonic, "fxsave", 6) && strncmp(form->mnemonic, "xsave", 5)))
+        return false;
+    __asm__ volatile("fxsave %0" : "=m"(image));
+    for (unsigned i = 0; i < ORACLE_MEMORY_SIZE; i += 4) {
+        uint32_t croft_mask = 0xffff;
+        if (memcmp(n->memory + i, o->memory + i, 4) &&
+            (memcmp(n->memory + i, image + 28, 4) || memcmp(o->memory + i, &croft_mask, 4)))
+            return false;
+    }
+    return true;
+}
+
 static void compare_memory(struct judge *j, const struct oracle_result *n,
-                           const struct oracle_result *o, const struct loose *loose)
+                           const struct oracle_result *o)
 {
     static uint8_t before[ORACLE_MEMORY_SIZE];
-    if (!memcmp(n->memory, o->memory, ORACLE_MEMORY_SIZE))
+    if (!memcmp(n->memory, o->memory, ORACLE_MEMORY_SIZE) || only_mxcsr_mask_differs(j->c, n, o))
         return;
-    if (loose->env || loose->value) {
-        j->undefined_differs = true;
-        return;
-    }
     j->differs = true;
     if (!j->report)
         return;
@@ -174,63 +191,72 @@ static uint16_t null_is_zero(uint16_t sel)
     return sel <= 3 ? 0 : sel;
 }
 
-static bool is_memory_fault(int vector)
+// What is longer than fifteen bytes and invalid too: which of #GP and #UD comes is nowhere laid down.
+static bool too_long_and_invalid(const struct oracle_case *c, int a, int b)
 {
-    return vector == X86_SS_FAULT || vector == X86_GP || vector == X86_PF || vector == X86_AC;
+    return c->size > 15 && ((a == X86_GP && b == X86_UD) || (a == X86_UD && b == X86_GP));
 }
 
-enum oracle_verdict oracle_compare(const struct oracle_case *c, const struct oracle_result *n,
+static void compare_exception(struct judge *j, const struct oracle_result *n,
+                              const struct oracle_result *o)
+{
+    if (too_long_and_invalid(j->c, n->vector, o->vector)) {
+        j->undefined_differs = true;
+        return;
+    }
+    if (n->vector != o->vector) {
+        differ(j, "vector", (uint64_t)ORACLE_DONE, (uint64_t)(int64_t)n->vector,
+               (uint64_t)(int64_t)o->vector);
+        same(j, "error", 0, n->error, o->error);
+        same(j, "cr2", 0, n->cr2, o->cr2);
+        return;
+    }
+    uint32_t error_mask = UINT32_MAX;
+    // Linux does not tell a process whether a kernel address is mapped: it sets P.
+    if (n->vector == X86_PF && n->cr2 >= UINT64_C(0x00007ffffffff000))
+        error_mask &= ~1u;
+    same(j, "error", 0, n->error & error_mask, o->error & error_mask);
+    same(j, "cr2", 0, n->cr2, o->cr2);
+    same(j, "dr6", 0, n->dr6, o->dr6);
+}
+
+static bool strict;
+
+void oracle_compare_strictly(void)
+{
+    strict = true;
+}
+
+// A context switch on the host between loading a case's state and running it loses opcode and pointers of the
+// x87 unit on AMD's processors, which store them only while an exception is pending.
+static bool may_have_lost_pointers(const struct oracle_case *c)
+{
+    struct x86_insn insn;
+    const struct x86_form *form = case_form(c, &insn);
+    return form && ((form->attr & X86_INSN_X87) || !strncmp(form->mnemonic, "fx", 2) ||
+                    !strncmp(form->mnemonic, "x", 1));
+}
+
+static enum oracle_verdict compare(const struct oracle_case *c, const struct oracle_result *n,
                                    const struct oracle_result *o, bool report)
 {
     struct judge j = {.c = c, .report = report};
-    struct loose loose = what_is_loose(c);
+    struct mask mask = find_mask(c, n);
     const struct oracle_state *was = &c->in;
-    // Croft stops looking at what no further byte can make valid, processors fetch on; LOCK where it is
-    // not allowed may be noticed after the operand was touched: both are right.
-    bool late_ud = o->vector == X86_UD && ((n->vector == X86_PF && (n->error & 0x10)) ||
-                                           (loose.lock && is_memory_fault(n->vector)));
-    late_ud |= loose.lock && n->vector == X86_UD && o->vector == X86_GP;
-    // The same of the bytes behind CS's limit and behind the fifteenth.
-    late_ud |= ((o->vector == X86_UD && n->vector == X86_GP && n->error == 0) ||
-                (n->vector == X86_UD && o->vector == X86_GP && o->error == 0)) &&
-               (c->size > 14 || c->in.rip + c->size - 1 > oracle_segment(c->in.cs).limit);
-    // Nor is it agreed whether UD1 has a ModRM byte to be fetched.
-    late_ud |= n->vector == X86_UD && o->vector == X86_PF && (o->error & 0x10);
-    // AMD's refuse a non-canonical offset even where the base of FS or GS makes the address canonical.
-    bool offset_form = loose.base && n->vector == X86_GP && o->vector == X86_PF;
-    // Croft checks masked moves and gathers for alignment, which processors do not (SDM: no #AC). AMD's
-    // MASKMOVDQU touches the whole operand and has made the MMX state current when it faults.
-    bool masked = loose.masked && (o->vector == X86_AC || is_memory_fault(n->vector));
-    bool order = loose.structure && is_memory_fault(n->vector) && is_memory_fault(o->vector);
-    loose.value |= loose.partial && n->vector != ORACLE_DONE;
-    if (masked)
-        return ORACLE_UNDEFINED_DIFFERS;
-    if (late_ud || offset_form || order) {
-        j.undefined_differs |= n->vector != o->vector || n->error != o->error || n->cr2 != o->cr2;
-    } else if (n->vector != o->vector) {
-        differ(&j, "vector", (uint64_t)ORACLE_DONE, (uint64_t)(int64_t)n->vector,
-               (uint64_t)(int64_t)o->vector);
-    } else {
-        uint32_t error_mask = UINT32_MAX;
-        // Linux does not tell a process whether a kernel address is mapped: it sets P.
-        if (n->vector == X86_PF && n->cr2 >= UINT64_C(0x00007ffffffff000))
-            error_mask &= ~1u;
-        same(&j, "error", 0, n->error & error_mask, o->error & error_mask);
-        same(&j, "cr2", 0, n->cr2, o->cr2);
-        same(&j, "dr6", 0, n->dr6, o->dr6);
-    }
-    for (unsigned i = 0; i < 16; i++)
-        if (loose.value)
-            j.undefined_differs |= n->out.gpr[i] != o->out.gpr[i];
-        else
-            same(&j, gpr_names[i], was->gpr[i], n->out.gpr[i], o->out.gpr[i]);
-    same(&j, "rip", was->rip, n->out.rip, o->out.rip);
+    bool value_differs = memcmp(n->out.gpr, o->out.gpr, sizeof(n->out.gpr)) != 0 ||
+                         memcmp(n->memory, o->memory, sizeof(n->memory)) != 0;
     uint64_t ignored = X86_FLAG_RF; // the HLT that ends a case sets it in the frame
     uint64_t flags_differ = (n->out.rflags ^ o->out.rflags) & ~ignored;
-    if (flags_differ & ~(uint64_t)loose.flags)
+    if (!report)
+        count_mask(&j, &mask, (uint32_t)flags_differ, value_differs);
+    if (strict)
+        mask = (struct mask){0};
+    compare_exception(&j, n, o);
+    for (unsigned i = 0; i < 16 && !mask.value; i++)
+        same(&j, gpr_names[i], was->gpr[i], n->out.gpr[i], o->out.gpr[i]);
+    same(&j, "rip", was->rip, n->out.rip, o->out.rip);
+    if (flags_differ & ~(uint64_t)mask.flags)
         differ(&j, "rflags", was->rflags, n->out.rflags & ~ignored, o->out.rflags & ~ignored);
-    else if (flags_differ)
-        j.undefined_differs = true;
     same(&j, "cs", was->cs, n->out.cs, o->out.cs);
     same(&j, "ss", was->ss, n->out.ss, o->out.ss);
     // The kernel's IRET makes 0 of any null selector.
@@ -241,10 +267,22 @@ enum oracle_verdict oracle_compare(const struct oracle_case *c, const struct ora
     same(&j, "fs_base", was->fs_base, n->out.fs_base, o->out.fs_base);
     same(&j, "gs_base", was->gs_base, n->out.gs_base, o->out.gs_base);
     compare_fpu(&j, &was->fpu, &n->out.fpu, &o->out.fpu);
-    compare_memory(&j, n, o, &loose);
+    if (!mask.value)
+        compare_memory(&j, n, o);
     return j.differs             ? ORACLE_DIFFERS
            : j.undefined_differs ? ORACLE_UNDEFINED_DIFFERS
                                  : ORACLE_EQUAL;
+}
+
+enum oracle_verdict oracle_compare(const struct oracle_case *c, const struct oracle_result *n,
+                                   const struct oracle_result *o, bool report)
+{
+    static struct oracle_result again;
+    enum oracle_verdict verdict = compare(c, n, o, report);
+    if (verdict != ORACLE_DIFFERS || report || !may_have_lost_pointers(c))
+        return verdict;
+    oracle_native_run(c, &again, 1);
+    return compare(c, &again, o, false);
 }
 
 void oracle_print_case(const struct oracle_case *c)
@@ -271,4 +309,20 @@ void oracle_print_state(const struct oracle_state *s)
            s->fs, s->gs);
     printf("    fcw %04x fsw %04x ftw %02x mxcsr %08x\n", s->fpu.fcw, s->fpu.fsw, s->fpu.ftw,
            s->fpu.mxcsr);
+}
+
+void oracle_print_stack(const struct oracle_case *c)
+{
+    static uint8_t memory[ORACLE_MEMORY_SIZE];
+    oracle_memory(c, memory);
+    printf("    stack");
+    for (unsigned i = 0; i < 5; i++) {
+        uint64_t value;
+        int offset = oracle_memory_offset(c->in.gpr[X86_RSP] + 8 * i);
+        if (offset < 0 || offset > (int)ORACLE_MEMORY_SIZE - 8)
+            break;
+        memcpy(&value, memory + offset, 8);
+        printf(" %016" PRIx64, value);
+    }
+    printf("\n");
 }

@@ -41,12 +41,9 @@ bool form_takes_part(const struct x86_form *form, enum x86_code_size code_size)
 {
     if (oracle_excluded(form))
         return false;
-    if (code_size == X86_CODE64)
-        // In 64-bit mode these are the EVEX and VEX prefixes.
-        return !((form->attr & X86_INSN_NO64) && form->map == X86_MAP_1 &&
-                 (form->opcode == 0x62 || form->opcode == 0xc4 || form->opcode == 0xc5));
-    // VEX.W = 1 outside 64-bit mode: #UD on AMD processors, the form of W = 0 on Intel's.
-    return !((form->attr & X86_INSN_VEX) && form->w == 1 && form->w_is_size);
+    // In 64-bit mode these are the EVEX and VEX prefixes.
+    return !(code_size == X86_CODE64 && (form->attr & X86_INSN_NO64) && form->map == X86_MAP_1 &&
+             (form->opcode == 0x62 || form->opcode == 0xc4 || form->opcode == 0xc5));
 }
 
 // Whether the bytes are what must not run, for instance an excluded instruction by way of a prefix.

@@ -157,11 +157,6 @@ void emit_memory(struct gen *g)
         bool safe = g->code64 ? address_is_safe(linear) && address_is_safe(linear + 64) : true;
         if (attempt < 11 && (!safe || (linear != want && attempt < 6 && want < ORACLE_WINDOW_END)))
             continue;
-        // AMD processors refuse such an offset even where the segment's base brings it back.
-        if (attempt < 11 && x86_canonical(linear) && !x86_canonical(offset)) {
-            g->target = ORACLE_WINDOW_BASE + 0x800;
-            continue;
-        }
         g->target = linear;
         uint64_t rubbish = g->adsize67 && g->code64 && chance(g, 50) ? rng_next(&g->rng) << 32 : 0;
         if (base != REG_NONE && base_free)

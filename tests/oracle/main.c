@@ -51,6 +51,7 @@ static void judge(const struct oracle_case *c, const struct oracle_result *nativ
     if (args.has_single) {
         printf("  before\n");
         oracle_print_state(&c->in);
+        oracle_print_stack(c);
         printf("  after, on the host\n");
         oracle_print_state(&native->out);
     }
@@ -178,6 +179,9 @@ int main(int argc, char **argv)
             break;
         case 'o':
             args.native_only = true;
+            break;
+        case 't':
+            oracle_compare_strictly();
             break;
         case 'v':
             args.verbose = true;
