@@ -98,8 +98,54 @@ static void step(unsigned i, unsigned mode, unsigned ring)
     }
 }
 
+// DEBUGCTL.BTF: the first step is the first branch taken; its #DB clears BTF, and each instruction is a step again
+// (17.4.3).
+static void branch_steps(unsigned mode, unsigned ring)
+{
+    static const struct {
+        const char *name;
+        u8 code[8], length, steps[4];
+    } tries[] = {
+        {"jmp", {0x90, 0x90, 0xeb, 0x01, 0x90, 0x90, 0x90}, 7, {5, 6, 7}},
+        {"jc", {0x90, 0x73, 0x00, 0x72, 0x01, 0x90, 0x90}, 7, {6, 7}},
+        {"none", {0x90, 0x73, 0x01, 0x90, 0x50, 0x58}, 6, {0}},
+        {"rep", {0xf3, 0xaa, 0xeb, 0x01, 0x90, 0x90}, 6, {5, 6}},
+        {"loop", {0x90, 0xe2, 0xfd, 0x90}, 4, {0x40, 1, 0x40, 1}},
+    };
+    struct lab_state s;
+    for (unsigned i = 0; i < sizeof(tries) / sizeof(tries[0]); i++) {
+        probe_begin(&s, (enum probe_mode)mode, ring);
+        s.gpr[1] = i == 4 ? 2 : 3;
+        s.flags |= FLAG_TF;
+        probe_code(tries[i].code, tries[i].length);
+        lab_wrmsr(0x1d9, 2);
+        debug_run(&s, 0x400);
+        lab_check(i == 2 || lab_rdmsr(0x1d9) == 0, "BTF after a #DB: %llx", lab_rdmsr(0x1d9));
+        lab_wrmsr(0x1d9, 0);
+        unsigned want = 0;
+        while (want < 4 && tries[i].steps[want])
+            want++;
+        if (i == 4)
+            want = 4; // back to the NOP; NOP; LOOP that falls through; NOP
+        if (!lab_check(debug_count == want, "%s ring %u: BTF, %s: %u steps, first +%lx",
+                       probe_mode_name((enum probe_mode)mode), ring, tries[i].name, debug_count,
+                       debug_events[0].ip - PROBE_CODE))
+            continue;
+        for (unsigned n = 0; n < want && i != 4; n++)
+            lab_equal("BTF: step", debug_events[n].ip, PROBE_CODE + tries[i].steps[n]);
+        if (want)
+            lab_equal("BTF: dr6", debug_events[0].dr6, DR6_FIXED | DR6_BS);
+    }
+}
+
 void debug_steps(void)
 {
+    if ((lab_cpuid(1, 0).a >> 8 & 15) >= 6) {
+        lab_section("branch steps");
+        for (unsigned mode = 0; mode < PROBE_MODES; mode++)
+            for (unsigned ring = 0; ring < 4; ring += 3)
+                branch_steps(mode, ring);
+    }
     lab_section("single steps");
     for (unsigned mode = 0; mode < PROBE_MODES; mode++)
         for (unsigned ring = 0; ring < 4; ring += 3)

@@ -570,7 +570,7 @@ void x86_wrmsr(struct x86_cpu *cpu, uint32_t msr, uint64_t value)
         require(cpu, has(cpu, X86_FEATURE_spec_ctrl) && !(value & ~UINT64_C(1)));
         break; // there is no predictor to flush
     case MSR_DEBUGCTL:
-        // Last-branch records and branch traps are accepted and do nothing.
+        // Branch steps (BTF) work with RFLAGS.TF; last-branch records are accepted and do nothing.
         require(cpu, !(value & ~(is_amd(cpu) ? UINT64_C(0x3f) : UINT64_C(0xdfc3))));
         cpu->debugctl = value;
         break;

@@ -157,9 +157,14 @@ static void step(struct interp *it)
         if (cpu->rip + block->insn[1].off - 1 > cpu->seg[X86_CS].limit)
             x86_raise_error(cpu, X86_GP, 0);
     }
+    // With DEBUGCTL.BTF only a branch that is taken is a step (SDM vol. 3, 17.4.3).
+    const uint64_t next = (cpu->rip + block->insn[1].off) & cpu->lin_mask;
+    const bool branch = (x86_insn_form(&block->insn[0].detail->x)->attr & X86_INSN_BRANCH) != 0;
     it->stats.steps++;
     run_part(it, block, 1);
     cpu->soft.insn = NULL;
+    if (cpu->stepping && (cpu->debugctl & 2) && !(branch && cpu->rip != next))
+        cpu->stepping = false;
     if (cpu->stepping)
         x86_single_step_done(cpu);
     cpu->soft.attention = 1;
