@@ -72,7 +72,7 @@ void table_begin(void)
 
 bool table_cell(bool ok)
 {
-    if (ok) {
+    if (ok || (ring_trap && ring_trap->vector > 255)) { // or left out
         lab_check(true, " ");
         return true;
     }
