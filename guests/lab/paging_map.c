@@ -178,7 +178,8 @@ void paging_on(enum shape shape)
     unsigned last = paging_levels() - 1;
     indices[last] = PAGING_TARGET >> 12 & (shape == SHAPE_32 ? 0x3ff : 0x1ff);
 #ifdef __x86_64__
-    lab_pml4[indices[0]] = 0;
+    if (indices[0])
+        lab_pml4[indices[0]] = 0;
     indices[0] = paging_upper ? 0x1aa : 0x0aa;
     indices[1] = 0x155;
     indices[2] = PAGING_TARGET >> 21; // a 1-GiB page starts at 0
