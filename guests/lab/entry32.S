@@ -62,15 +62,21 @@ stub:
     add $8, %esp
     iretl
 
+    // Where a monitor that cannot go on with a trial puts the processor.
+    .globl lab_gap
+lab_gap:
+    movl $2, lab_ended
+    jmp leave
+
     // Out of the state that lab_enter() started. (The task register is the caller's business.)
     .globl lab_leave
 lab_leave:
 leave:
-    mov saved_sp, %esp
+    mov lab_saved_sp, %esp
     mov $DATA0, %eax
     mov %eax, %fs
     mov %eax, %gs
-    popl saved_sp           // of the lab_enter() around this one
+    popl lab_saved_sp           // of the lab_enter() around this one
     pushl $2
     popfl
     popal
@@ -79,8 +85,8 @@ leave:
     .globl lab_enter_raw
 lab_enter_raw:              // (const struct lab_state *)
     pushal
-    pushl saved_sp
-    mov %esp, saved_sp
+    pushl lab_saved_sp
+    mov %esp, lab_saved_sp
     mov 40(%esp), %esi
     testl $0x20000, STATE_FLAGS(%esi)
     jnz to_v86
@@ -129,8 +135,8 @@ push_same:
     .globl lab_sysexit_raw
 lab_sysexit_raw:            // (ip, sp, flags): to flat ring 3 without IRET
     pushal
-    pushl saved_sp
-    mov %esp, saved_sp
+    pushl lab_saved_sp
+    mov %esp, lab_saved_sp
     mov 40(%esp), %edx
     mov 44(%esp), %ecx
     mov $0x23, %eax
@@ -145,8 +151,8 @@ lab_sysexit_raw:            // (ip, sp, flags): to flat ring 3 without IRET
     .globl lab_call_raw
 lab_call_raw:               // (function, argument): ends like lab_enter(), or by the function's return
     pushal
-    pushl saved_sp
-    mov %esp, saved_sp
+    pushl lab_saved_sp
+    mov %esp, lab_saved_sp
     pushl 44(%esp)
     call *44(%esp)
     movl $0, lab_ended
@@ -157,10 +163,10 @@ lab_user_return:            // where a function that runs in ring 3 returns to
     ud2                     // (an INT that some monitors cannot do would be the obvious way)
 
     .bss
-    .globl lab_frame_sp, lab_frame_ss
+    .globl lab_saved_sp, lab_frame_sp, lab_frame_ss
 lab_frame_sp: .skip 4
 lab_frame_ss: .skip 4
-saved_sp: .skip 4
+lab_saved_sp: .skip 4
     .align 16
     .skip 16384
 trap_stack_top:

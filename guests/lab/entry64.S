@@ -120,14 +120,20 @@ stub:
     add $16, %rsp
     iretq
 
+    // Where a monitor that cannot go on with a trial puts the processor.
+    .globl lab_gap
+lab_gap:
+    movl $2, lab_ended
+    jmp leave
+
     // Out of the state that lab_enter() started.
     .globl lab_leave
 lab_leave:
 leave:
-    mov saved_sp, %rsp
+    mov lab_saved_sp, %rsp
     mov $DATA0, %eax
     mov %eax, %ss
-    popq saved_sp           // of the lab_enter() around this one
+    popq lab_saved_sp           // of the lab_enter() around this one
     pushq $2
     popfq
     pop %r15
@@ -146,8 +152,8 @@ lab_enter_raw:              // (const struct lab_state *)
     push %r13
     push %r14
     push %r15
-    pushq saved_sp
-    mov %rsp, saved_sp
+    pushq lab_saved_sp
+    mov %rsp, lab_saved_sp
     mov STATE_DS(%rdi), %ds
     mov STATE_ES(%rdi), %es
     mov STATE_FS(%rdi), %fs
@@ -182,8 +188,8 @@ lab_call_raw:               // (function, argument): ends like lab_enter(), or b
     push %r13
     push %r14
     push %r15
-    pushq saved_sp
-    mov %rsp, saved_sp
+    pushq lab_saved_sp
+    mov %rsp, lab_saved_sp
     mov %rdi, %rax
     mov %rsi, %rdi
     call *%rax
@@ -196,13 +202,13 @@ lab_user_return:            // where a function that runs in ring 3 returns to
 
     .bss
     .align 4096
-    .globl lab_frame_sp, lab_frame_ss, lab_pml4, lab_pdpt, lab_pd
+    .globl lab_saved_sp, lab_frame_sp, lab_frame_ss, lab_pml4, lab_pdpt, lab_pd
 lab_pml4: .skip 4096
 lab_pdpt: .skip 4096
 lab_pd: .skip 16384
 lab_frame_sp: .skip 8
 lab_frame_ss: .skip 8
-saved_sp: .skip 8
+lab_saved_sp: .skip 8
     .align 16
     .skip 16384
 trap_stack_top:

@@ -37,7 +37,7 @@ bool (*lab_handler[256])(struct lab_trap *trap);
 
 static u32 trials;
 static int tell_trials = -1;
-u32 lab_ended; // by a trap, not by the function's return
+u32 lab_ended;      // 1: by a trap, not by the function's return; 2: the monitor gave it up
 static u32 running; // runs that have begun and not ended
 static struct lab_trap trap;
 static u8 ring0_stack[16384] __attribute__((aligned(16)));
@@ -165,76 +165,34 @@ void lab_set_flags(struct lab_trap *t, ulong flags)
     ((ulong *)t->frame)[3] = t->flags = flags;
 }
 
-// The command line has KEY with `number` among numbers separated by commas.
-static bool listed(const char *key, u32 number)
-{
-    for (const char *at = lab_command(); *at; at++) {
-        const char *a = at, *b = key;
-        while (*b && *a == *b)
-            a++, b++;
-        if (*b)
-            continue;
-        for (u32 n = 0;; n = 0, a++) {
-            while (*a >= '0' && *a <= '9')
-                n = n * 10 + (u32)(*a++ - '0');
-            if (n == number)
-                return true;
-            if (*a != ',')
-                return false;
-        }
-    }
-    return false;
-}
-
-bool lab_section_listed(u32 number)
-{
-    return listed("sections=", number);
-}
+static const struct lab_trap skipped = {.vector = 0xffff};
 
 static const struct lab_trap *ended(void)
 {
+    if (lab_ended == 2) {
+        lab_skipping = true;
+        return &skipped;
+    }
     if (!lab_ended || (trap.vector == VEC_UD && trap.ip == (ulong)lab_user_return))
         return NULL;
     return &trap;
 }
 
-static void tell_number(u32 v)
-{
-    char digits[12];
-    int n = 10;
-    digits[10] = ' ';
-    digits[11] = 0;
-    do
-        digits[--n] = (char)('0' + v % 10);
-    while ((v /= 10));
-    for (const char *c = digits + n; *c; c++)
-        out8(0xe9, (u8)*c);
-}
-
-// "trials" on the command line: the number of each trial, the section's number and name go to port E9h, so that a
-// monitor that stops in one can be started again with "skip=...".
-static bool trial_begin(void)
+// "trials" on the command line: the trial's number goes to port E9h. A monitor that stops
+// in the trial then goes on at lab_gap, in the state of this moment.
+static void trial_begin(void)
 {
     trials++;
     if (tell_trials < 0)
         tell_trials = lab_asked("trials");
-    if (tell_trials) {
-        tell_number(trials);
-        tell_number(lab_section_number);
-        for (const char *c = lab_section_name; *c; c++)
-            out8(0xe9, (u8)*c);
-        out8(0xe9, '\n');
-    }
-    lab_skipping = lab_section_skipped || listed("skip=", trials);
-    return !lab_skipping;
+    if (tell_trials)
+        out32(0xe9, trials);
+    lab_skipping = false;
 }
-
-static const struct lab_trap skipped = {.vector = 0xffff};
 
 const struct lab_trap *lab_try(void (*function)(void *), void *argument)
 {
-    if (!trial_begin())
-        return &skipped;
+    trial_begin();
     running++;
     lab_call_raw(function, argument);
     running--;
@@ -264,8 +222,7 @@ void lab_user_state(struct lab_state *state, void (*function)(void *), void *arg
 
 const struct lab_trap *lab_enter(const struct lab_state *state)
 {
-    if (!trial_begin())
-        return &skipped;
+    trial_begin();
     running++;
     lab_enter_raw(state);
     running--;
@@ -286,8 +243,7 @@ static const struct lab_trap *user(void (*function)(void *), void *argument, ulo
             lab_wrmsr(0x174, SEL_CODE0);
     }
     if (sysexit) {
-        if (!trial_begin())
-            return &skipped;
+        trial_begin();
         running++;
         lab_sysexit_raw(state.ip, state.sp, state.flags);
         running--;

@@ -128,10 +128,8 @@ void lab_set_ip(struct lab_trap *trap, ulong ip);
 void lab_set_flags(struct lab_trap *trap, ulong flags);
 
 // --- verdicts ---------------------------------------------------------------------------------
-// A monitor that has gaps is started again with the trials left out in which it stopped ("skip=3,17" and
-// "sections=4" on the command line; the first trial and the first section are 1): the checks up to the next
-// trial, or to lab_direct(), do not count then, and are true. False: the whole section is left out; code
-// outside of trials that may stop a monitor asks this.
+// A monitor that has gaps may give a trial up (tests/lab/kvm_run.c): the answer has vector FFFFh then, and the
+// checks up to the next trial, or to lab_direct(), do not count and are true.
 bool lab_section(const char *name);
 void lab_direct(void); // what is checked from here on comes from no trial
 bool lab_check(bool ok, const char *what, ...) __attribute__((format(printf, 2, 3)));

@@ -7,7 +7,4 @@
 extern u32 lab_ended;
 extern char lab_end[];    // of the image
 extern bool lab_skipping; // the current trial was skipped: its checks do not count
-extern bool lab_section_skipped;
 extern const char *lab_section_name;
-extern u32 lab_section_number;
-bool lab_section_listed(u32 number);

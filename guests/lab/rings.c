@@ -11,17 +11,8 @@ const struct lab_trap *ring_trap;
 static u32 table_failures, cells;
 static int sparse = -1;
 
-// Monitors that interpret ring 0 and lack the instructions under test stop here, in LAR, and not after forty
-// restarts.
-static void monitor_probe(void)
-{
-    u32 rights;
-    __asm__ volatile("lar %1, %0" : "=r"(rights) : "r"((u32)SEL_DATA0) : "cc");
-}
-
 void rings_setup(void)
 {
-    monitor_probe();
     for (u32 ring = 1; ring < 3; ring++) {
         *lab_gdt_entry(ring_code[ring]) =
             lab_descriptor(0, 0xfffff, 0x9b | ring << 5, IS_LONG ? 0xa : 0xc);
