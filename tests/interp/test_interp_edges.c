@@ -313,31 +313,28 @@ static void test_ins_fault(void **state)
     rig_destroy(rig);
 }
 
-// 16-bit addresses wrap at 64 KiB in the middle of a run, and of a page.
+// Addresses wrap at their size in the middle of a run, and of a page: 32-bit ones behind a base of FS that
+// makes the first sixteen bytes lie at 8000h and the next ones 4 GiB below.
 static void test_string_wrap(void **state)
 {
-    const uint64_t base = 0x10800, fives = UINT64_C(0x5a5a5a5a5a5a5a5a);
-    for (unsigned i = 0; i < 2; i++) {
-        struct rig *rig = rig_with_handlers(RIG_REAL);
-        struct x86_cpu *cpu = rig->cpu;
-        cpu->seg[X86_ES].limit = cpu->seg[X86_DS].limit = 0xffffffff; // no limit checks: runs
-        cpu->seg[X86_ES].base = cpu->seg[X86_DS].base = base;
-        x86_seg_changed(cpu, X86_ES);
-        x86_seg_changed(cpu, X86_DS);
-        cpu->gpr[X86_RAX] = 0x5a;
-        cpu->gpr[X86_RDI] = 0xfff0;
-        cpu->gpr[X86_RSI] = 0x100;
-        cpu->gpr[X86_RCX] = 0x20;
-        for (unsigned at = 0; at < 0x20; at += 8)
-            rig_write64(rig, base + 0x100 + at, fives);
-        assert_int_equal(RUN(rig, 0xf3, i ? 0xa4 : 0xaa), VM_EXIT_HALT); // rep stosb, rep movsb
-        assert_int_equal(rig_read64(rig, base + 0xfff8), fives);
-        assert_int_equal(rig_read64(rig, base), fives);
-        assert_int_equal(rig_read64(rig, base + 8), fives);
-        assert_int_equal(rig_read64(rig, base + 0x10000), 0);
-        assert_int_equal(cpu->gpr[X86_RDI], 0x10);
-        rig_destroy(rig);
-    }
+    struct rig *rig = rig_with_handlers(RIG_LONG);
+    struct x86_cpu *cpu = rig->cpu;
+    cpu->seg[X86_FS].base = UINT64_C(0x8010) - (UINT64_C(1) << 32);
+    x86_seg_changed(cpu, X86_FS);
+    cpu->gpr[X86_RSI] = 0xfffffff0;
+    cpu->gpr[X86_RDI] = 0x6000;
+    cpu->gpr[X86_RCX] = 0x20;
+    for (unsigned at = 0; at < 0x20; at += 8)
+        rig_write64(rig, 0x8000 + at, UINT64_C(0x5a5a5a5a5a5a5a5a));
+    assert_int_equal(RUN(rig, 0x64, 0x67, 0xf3, 0xa4), VM_EXIT_HALT); // rep movs [edi], fs:[esi]
+    assert_int_equal(vector_taken(rig), X86_PF);
+    assert_int_equal(cpu->cr2, UINT64_C(0xffffffff00008010));
+    assert_int_equal(cpu->gpr[X86_RCX], 0x10);
+    assert_int_equal(cpu->gpr[X86_RSI], 0);
+    assert_int_equal(cpu->gpr[X86_RDI], 0x6010);
+    assert_int_equal(rig_read64(rig, 0x6008), UINT64_C(0x5a5a5a5a5a5a5a5a));
+    assert_int_equal(rig_read64(rig, 0x6010), 0);
+    rig_destroy(rig);
 }
 
 // --- stores to code --------------------------------------------------------------------------------
