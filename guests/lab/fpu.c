@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What of the x87 and SSE units only the bare machine shows: the four layouts of FSTENV and FSAVE (SDM vol. 1
 // figures 8-9 to 8-12), how an unmasked exception is reported (#MF with CR0.NE, through IRQ 13 without: SDM vol. 1
-// 8.7; #XM or #UD after CR4.OSXMMEXCPT: vol. 3A 6.15), and which instructions report it.
+// 8.7 and fpu_irq.c; #XM or #UD after CR4.OSXMMEXCPT: vol. 3A 6.15), and which instructions report it.
 //
 // Rule to keep: pointers are judged while an unmasked exception is pending. Only then do all processors
 // define them.
@@ -173,6 +173,7 @@ int main(void)
         report_mf(3 * i);
         report_xm(3 * i);
     }
+    fpu_irq13();
 #ifndef __x86_64__
     fpu_real_layouts();
 #endif

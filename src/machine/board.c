@@ -138,6 +138,11 @@ static void port_reset(void *opaque, bool hard)
 {
     machine_request_reset(opaque);
 }
+// The boot processor may wait for it before an x87 instruction.
+static void ignne_asserted(void *opaque)
+{
+    vcpu_kick(&((struct machine *)opaque)->vcpus[0]);
+}
 // The debug console: whole lines to the log, for people who write kernels (croft run --verbose).
 static void debug_character(void *opaque, uint8_t character)
 {
@@ -321,16 +326,19 @@ static int create_i8042(struct machine *machine, struct error *err)
 static int create_ports(struct machine *machine, struct error *err)
 {
     struct misc_ports *ports = &machine->board.ports;
-    struct io_region region[3];
+    struct io_region region[4];
 
     misc_ports_init(ports, &(struct misc_ports_config){.set_a20 = set_a20,
                                                        .a20 = get_a20,
                                                        .reset = port_reset,
                                                        .debug = debug_character,
+                                                       .irq13 = isa_line(machine, 13),
+                                                       .ignne = ignne_asserted,
                                                        .opaque = machine});
     misc_ports_post_region(ports, &region[0]);
     misc_ports_control_a_region(ports, &region[1]);
     misc_ports_debug_region(ports, &region[2]);
+    misc_ports_x87_region(ports, &region[3]);
     return add_regions(machine, region, ARRAY_SIZE(region), false, err);
 }
 

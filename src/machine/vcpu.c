@@ -85,9 +85,22 @@ static uint64_t platform_hypercall(void *opaque, uint64_t nr, const uint64_t arg
 static void platform_ferr(void *opaque, bool level)
 {
     struct vcpu *vcpu = opaque;
+    if (vcpu->index != 0) // boards connect the boot processor's pins only
+        return;
     memory_lock(vcpu->machine->memory);
-    pic_input(vcpu->machine->board.pic, 13, level);
+    misc_ports_ferr(&vcpu->machine->board.ports, level);
     memory_unlock(vcpu->machine->memory);
+}
+
+static bool platform_ignne(void *opaque)
+{
+    struct vcpu *vcpu = opaque;
+    if (vcpu->index != 0)
+        return false;
+    memory_lock(vcpu->machine->memory);
+    bool ignne = vcpu->machine->board.ports.ignne;
+    memory_unlock(vcpu->machine->memory);
+    return ignne;
 }
 
 static bool platform_apic_enabled(void *opaque)
@@ -222,6 +235,7 @@ int vcpu_create(struct machine *machine, unsigned index, struct error *err)
                                            .msr_write = platform_msr_write,
                                            .hypercall = platform_hypercall,
                                            .ferr = platform_ferr,
+                                           .ignne = platform_ignne,
                                            .apic_id = index,
                                            .cpu_count = machine->config.cpus,
                                            .apic_enabled = platform_apic_enabled};

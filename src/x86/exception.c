@@ -34,6 +34,14 @@ _Noreturn void x86_raise_pf(struct x86_cpu *cpu, gva_t lin, uint32_t error)
     x86_raise_error(cpu, X86_PF, error);
 }
 
+// A place among the vectors that no exception has.
+#define FREEZE 0xff
+
+_Noreturn void x86_freeze(struct x86_cpu *cpu)
+{
+    x86_raise(cpu, (enum x86_vector)FREEZE);
+}
+
 // --- delivery ------------------------------------------------------------------------------------
 
 struct event {
@@ -356,6 +364,14 @@ bool x86_fault_pending(struct x86_cpu *cpu)
     uint8_t vector = cpu->fault.vector;
     bool has_error = cpu->fault.has_error;
     uint32_t error = cpu->fault.error;
+    if (unlikely(vector == FREEZE)) {
+        cpu->rip = cpu->insn_rip;
+        cpu->activity = X86_FROZEN;
+        cpu->stepping = false;
+        if (x86_debug_armed(cpu)) // its breakpoint was reported
+            cpu->rflags |= X86_FLAG_RF;
+        return true;
+    }
     if (vector == X86_PF)
         cpu->cr2 = cpu->fault.cr2;
     if (unlikely(cpu->delivering >= 0)) {

@@ -33,9 +33,9 @@ void x86_fpu_load_x87(struct x86_cpu *cpu)
     struct x86_x87 *x = &cpu->x87;
     unsigned top = (x->fsw >> 11) & 7;
 
-    // Somebody ignored the precondition (as IGNNE# does): forget the pending exceptions.
-    if (x->fsw & ~x->fcw & 0x3f)
-        x->fsw &= (uint16_t) ~(0x8080 | (~x->fcw & 0x3f));
+    cpu->fpu_ignored = x->fsw & ~x->fcw & 0x3f;
+    if (unlikely(cpu->fpu_ignored))
+        x->fsw &= (uint16_t) ~(0x8080 | cpu->fpu_ignored);
     struct fsave_image image = {.fcw = 0xffff0000 | x->fcw,
                                 .fsw = 0xffff0000 | x->fsw,
                                 .ftw = 0xffff0000 | x->ftw,

@@ -26,8 +26,9 @@ ALWAYS_INLINE void x86_fpu_sync(struct x86_cpu *cpu)
         x86_fpu_sync_slow(cpu);
 }
 
-// Loads the state into the host's unit. x87: only when FSW.ES is clear (a pending exception would
-// trap in the host); MXCSR: returns false, and loads nothing, unless every exception is masked and
+// Loads the state into the host's unit. x87: a pending exception would trap in the host, so unmasked
+// ones (IGNNE# lets instructions pass them) stay behind in cpu->fpu_ignored, which the caller merges
+// into FSW again after its one instruction; MXCSR: returns false, and loads nothing, unless every exception is masked and
 // rounding is to nearest (host code may meet the value in between).
 void x86_fpu_load_x87(struct x86_cpu *cpu);
 bool x86_fpu_load_mxcsr(struct x86_cpu *cpu);

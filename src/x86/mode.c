@@ -121,6 +121,7 @@ static void power_up_only(struct x86_cpu *cpu)
         cpu->vec[i] = (union x86_vec){0};
     cpu->mxcsr = 0x1f80;
     cpu->x87 = (struct x86_x87){.fcw = 0x40, .ftw = 0x5555};
+    cpu->ferr = false;
     cpu->xcr0 = 1;
     cpu->xss = 0;
     cpu->star = cpu->lstar = cpu->cstar = cpu->sfmask = 0;

@@ -30,8 +30,10 @@ struct x86_platform {
     bool (*msr_write)(void *opaque, uint32_t msr, uint64_t value);
     // VMCALL/VMMCALL: number in RAX, arguments RBX RCX RDX RSI; returns the value for RAX.
     uint64_t (*hypercall)(void *opaque, uint64_t nr, const uint64_t args[4]);
-    // x87 error reported the PC way (CR0.NE = 0): FERR# to IRQ13.
+    // x87 errors reported the PC's way (CR0.NE = 0): the FERR# output changed, and whether the IGNNE#
+    // input is asserted. Both NULL: no such pins, errors are ignored then.
     void (*ferr)(void *opaque, bool level);
+    bool (*ignne)(void *opaque);
     // APIC id and topology for CPUID.
     uint32_t apic_id;
     uint32_t cpu_count;

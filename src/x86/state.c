@@ -58,6 +58,7 @@ static const struct state_field cpu_fields[] = {
     CPU_ARRAY(vec),
     CPU(mxcsr),
     STATE_STRUCT(struct x86_cpu, x87, struct x86_x87, x87_fields),
+    CPU(ferr),
     CPU(xcr0),
     CPU(xss),
     CPU(cr0),
@@ -108,6 +109,7 @@ static const struct state_field cpu_fields[] = {
     CPU_TRANSIENT(interp),
     CPU_TRANSIENT(engine_vcpu),
     CPU_TRANSIENT(fpu_resident),
+    CPU_TRANSIENT(fpu_ignored),
     STATE_END,
 };
 
@@ -223,6 +225,7 @@ static int cpu_post_load(void *object, struct error *err)
     cpu->x87.fop &= 0x7ff;
     cpu->delivering = -1;
     cpu->stepping = false;
+    cpu->fpu_ignored = 0;
     const uint32_t kept = X86_EVENT_INTR | X86_EVENT_NMI | X86_EVENT_SMI | X86_EVENT_INIT |
                           X86_EVENT_SIPI | X86_EVENT_TRAP;
     atomic_store(&cpu->events, (atomic_load(&cpu->events) & kept) | X86_EVENT_FLUSH);

@@ -196,6 +196,7 @@ enum x86_code_size {
 enum x86_activity {
     X86_ACTIVE,
     X86_HALTED,
+    X86_FROZEN, // before an x87 instruction that reports an error by FERR#: rip is its address
     X86_WAIT_SIPI,
     X86_SHUTDOWN
 };
@@ -249,6 +250,7 @@ struct x86_cpu {
     union x86_vec vec[16];
     uint32_t mxcsr;
     struct x86_x87 x87;
+    bool ferr; // FERR# is asserted (CR0.NE = 0): a pending error met a waiting instruction
     uint64_t xcr0, xss;
 
     // --- system ---
@@ -288,6 +290,7 @@ struct x86_cpu {
     struct interp *interp;
     void *engine_vcpu;    // identity of this vCPU for memory_page_stored()
     uint8_t fpu_resident; // X86_FPU_ bits: what lives in the host's registers (fpu.h)
+    uint16_t fpu_ignored; // x87 exceptions that IGNNE# lets an instruction pass: x86_fpu_load_x87()
 };
 
 extern const struct state_desc x86_cpu_state; // state.c

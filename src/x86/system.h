@@ -185,5 +185,17 @@ uint32_t x86_xsave_size(uint64_t xcr0, bool compacted);
 void x86_check_x87(struct x86_cpu *cpu, bool wait); // wait: reports pending exceptions (not FN...)
 void x86_check_fwait(struct x86_cpu *cpu);          // FWAIT itself: TS counts with MP only
 void x86_check_mmx(struct x86_cpu *cpu);
+// After anything but an arithmetic instruction changed FSW or FCW: no error pends, no FERR#.
+static inline void x86_ferr_update(struct x86_cpu *cpu)
+{
+    if (unlikely(cpu->ferr) && !(cpu->x87.fsw & 0x80)) { // ES
+        cpu->ferr = false;
+        if (cpu->platform->ferr != NULL)
+            cpu->platform->ferr(cpu->platform->opaque, false);
+    }
+}
+// Leaves the instruction that executes before it did anything: the processor waits at its address for an
+// interrupt (or another reason to run again), and then executes it anew.
+_Noreturn void x86_freeze(struct x86_cpu *cpu);
 void x86_check_sse(struct x86_cpu *cpu);
 void x86_check_avx(struct x86_cpu *cpu);

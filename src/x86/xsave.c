@@ -45,15 +45,24 @@
 
 // --- checks --------------------------------------------------------------------------------------
 
-// An unmasked x87 exception is pending: #MF, or the PC's way through the interrupt controller.
+// An unmasked x87 exception is pending: #MF, or the PC's way (SDM vol. 1, 8.7.2 and 8.7.3). FERR# tells
+// the board's interrupt controller; the processor waits before the instruction for the interrupt, unless
+// IGNNE# lets it go on with the error pending.
 static void report_pending(struct x86_cpu *cpu)
 {
     if (!(cpu->x87.fsw & FSW_ES))
         return;
     if (cpu->cr0 & X86_CR0_NE)
         x86_raise(cpu, X86_MF);
-    if (cpu->platform->ferr)
-        cpu->platform->ferr(cpu->platform->opaque, true);
+    const struct x86_platform *platform = cpu->platform;
+    if (platform->ferr == NULL || platform->ignne == NULL)
+        return;
+    if (!cpu->ferr) {
+        cpu->ferr = true;
+        platform->ferr(platform->opaque, true);
+    }
+    if (!platform->ignne(platform->opaque))
+        x86_freeze(cpu);
 }
 
 // `wait`: the instruction reports pending exceptions first.
@@ -159,6 +168,7 @@ void x86_fninit(struct x86_cpu *cpu)
 {
     x86_fpu_sync(cpu);
     x87_init(cpu, false);
+    x86_ferr_update(cpu);
 }
 
 static unsigned vec_count(const struct x86_cpu *cpu)
@@ -377,6 +387,7 @@ void x86_fxrstor(struct x86_cpu *cpu, unsigned seg, uint64_t off, uint64_t wrap,
     uint32_t mxcsr = mxcsr_of_image(cpu, image);
     x86_fpu_sync(cpu);
     x87_from_image(cpu, image, rexw);
+    x86_ferr_update(cpu);
     if (cpu->cr4 & X86_CR4_OSFXSR) {
         cpu->mxcsr = mxcsr;
         xmm_from_image(cpu, image);
@@ -502,6 +513,7 @@ void x86_xrstor(struct x86_cpu *cpu, bool supervisor, uint64_t mask, unsigned se
         x87_from_image(cpu, image, rexw);
     else if (rfbm & COMP_X87)
         x87_init(cpu, true);
+    x86_ferr_update(cpu);
     if (rfbm & (compact ? COMP_SSE : COMP_SSE | COMP_AVX))
         cpu->mxcsr = mxcsr;
     if (rfbm & COMP_SSE)

@@ -5,9 +5,10 @@
 
 struct fixture {
     struct misc_ports ports;
-    struct io_region post, control_a, debug, reset;
+    struct io_region post, control_a, debug, reset, x87;
     bool a20;
-    unsigned soft, hard;
+    unsigned soft, hard, ignne;
+    bool irq13;
     uint8_t last_post;
     char text[16];
     size_t text_length;
@@ -45,6 +46,17 @@ static void on_debug(void *opaque, uint8_t character)
     f->text[f->text_length++ % sizeof(f->text)] = (char)character;
 }
 
+static void on_irq13(void *opaque, int number, bool level)
+{
+    assert_int_equal(number, 13);
+    ((struct fixture *)opaque)->irq13 = level;
+}
+
+static void on_ignne(void *opaque)
+{
+    ((struct fixture *)opaque)->ignne++;
+}
+
 static int setup(void **state)
 {
     struct fixture *f = calloc(1, sizeof(*f));
@@ -54,11 +66,14 @@ static int setup(void **state)
                                                            .reset = on_reset,
                                                            .post = on_post,
                                                            .debug = on_debug,
+                                                           .irq13 = {on_irq13, f, 13},
+                                                           .ignne = on_ignne,
                                                            .opaque = f});
     misc_ports_post_region(&f->ports, &f->post);
     misc_ports_control_a_region(&f->ports, &f->control_a);
     misc_ports_debug_region(&f->ports, &f->debug);
     misc_ports_reset_region(&f->ports, &f->reset);
+    misc_ports_x87_region(&f->ports, &f->x87);
     *state = f;
     return 0;
 }
@@ -112,6 +127,43 @@ static void ports_do_what_a_pc_does(void **state)
     assert_int_equal(bench_read(&f->reset, 0, 1), 0);
 }
 
+// SDM vol. 1, figure D-1.
+static void x87_errors_are_told_and_taken_back(void **state)
+{
+    struct fixture *f = *state;
+
+    bench_write(&f->x87, 0, 0, 1); // no error: no IGNNE# either
+    assert_false(f->ports.ignne || f->irq13);
+    assert_int_equal(bench_read(&f->x87, 0, 1), 0xFF);
+    for (unsigned i = 1; i <= 2; i++) {
+        misc_ports_ferr(&f->ports, true);
+        assert_true(f->irq13);
+        assert_false(f->ports.ignne);
+        bench_write(&f->x87, 0, i * 0x55, 1);
+        assert_false(f->irq13);
+        assert_true(f->ports.ignne);
+        assert_int_equal(f->ignne, i);
+        bench_write(&f->x87, 0, 0, 1);
+        assert_int_equal(f->ignne, i);
+        misc_ports_ferr(&f->ports, true); // still
+        assert_false(f->irq13);
+        misc_ports_ferr(&f->ports, false);
+        assert_false(f->ports.ignne || f->irq13);
+    }
+    // The request is a latch: clearing the error in the processor leaves it.
+    misc_ports_ferr(&f->ports, true);
+    misc_ports_ferr(&f->ports, false);
+    assert_true(f->irq13);
+    bench_write(&f->x87, 0, 0, 1);
+    assert_false(f->irq13 || f->ports.ignne);
+    misc_ports_ferr(&f->ports, true);
+    bench_write(&f->x87, 0, 0, 1);
+    misc_ports_ferr(&f->ports, false);
+    misc_ports_ferr(&f->ports, true);
+    misc_ports_reset(&f->ports);
+    assert_false(f->irq13 || f->ports.ignne || f->ports.ferr);
+}
+
 static void state_round_trip(void **state)
 {
     struct fixture *f = *state;
@@ -122,6 +174,10 @@ static void state_round_trip(void **state)
     bench_write(&f->reset, 0, 2, 1);
     check_state(&misc_ports_state, &f->ports, &other);
     assert_int_equal(other.pages[7], 0x77);
+    misc_ports_ferr(&f->ports, true);
+    bench_write(&f->x87, 0, 0, 1);
+    check_state(&misc_ports_state, &f->ports, &other);
+    assert_true(other.ignne && other.ferr);
     struct state_buffer saved = {0};
     struct error err = {0};
     size_t offset = 0;
@@ -135,6 +191,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(ports_do_what_a_pc_does, setup, teardown),
+        cmocka_unit_test_setup_teardown(x87_errors_are_told_and_taken_back, setup, teardown),
         cmocka_unit_test_setup_teardown(state_round_trip, setup, teardown),
     };
     return cmocka_run_group_tests_name("misc_ports", tests, NULL, NULL);

@@ -93,12 +93,48 @@ static void reset_write(void *opaque, uint64_t offset, uint64_t value, unsigned 
     reset_control_write(opaque, (uint8_t)value);
 }
 
+static void x87_request(struct misc_ports *ports, bool requested)
+{
+    ports->x87_requested = requested;
+    irq_set(&ports->config.irq13, requested);
+}
+
+void misc_ports_ferr(struct misc_ports *ports, bool level)
+{
+    bool rises = level && !ports->ferr;
+
+    ports->ferr = level;
+    if (rises)
+        x87_request(ports, true);
+    if (!level)
+        ports->ignne = false;
+}
+
+static uint64_t x87_read(void *opaque, uint64_t offset, unsigned size)
+{
+    return 0xFF; // write-only
+}
+
+static void x87_write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
+{
+    struct misc_ports *ports = opaque;
+
+    x87_request(ports, false);
+    if (!ports->ferr || ports->ignne)
+        return;
+    ports->ignne = true;
+    if (ports->config.ignne)
+        ports->config.ignne(ports->config.opaque);
+}
+
 static const struct io_ops post_ops = {
     .read = post_read, .write = post_write, .min_size = 1, .max_size = 1};
 static const struct io_ops control_a_ops = {
     .read = control_a_read, .write = control_a_write, .min_size = 1, .max_size = 1};
 static const struct io_ops debug_ops = {
     .read = debug_read, .write = debug_write, .min_size = 1, .max_size = 1};
+static const struct io_ops x87_ops = {
+    .read = x87_read, .write = x87_write, .min_size = 1, .max_size = 1};
 static const struct io_ops reset_ops = {
     .read = reset_read, .write = reset_write, .min_size = 1, .max_size = 1};
 
@@ -124,6 +160,11 @@ void misc_ports_debug_region(struct misc_ports *ports, struct io_region *region)
     *region = region_of(ports, "debug-console", MISC_DEBUG_PORT, 1, &debug_ops);
 }
 
+void misc_ports_x87_region(struct misc_ports *ports, struct io_region *region)
+{
+    *region = region_of(ports, "x87-error", MISC_X87_PORT, 1, &x87_ops);
+}
+
 void misc_ports_reset_region(struct misc_ports *ports, struct io_region *region)
 {
     *region = region_of(ports, "reset-control", MISC_RESET_PORT, 1, &reset_ops);
@@ -139,6 +180,8 @@ void misc_ports_reset(struct misc_ports *ports)
     memset(ports->pages, 0, sizeof(ports->pages));
     ports->control_a = 0;
     ports->reset_control = 0;
+    misc_ports_ferr(ports, false);
+    x87_request(ports, false);
 }
 
 static int misc_post_load(void *object, struct error *err)
@@ -148,13 +191,16 @@ static int misc_post_load(void *object, struct error *err)
     if ((ports->control_a & ~(CONTROL_A_STORED | CONTROL_A_RESET)) ||
         (ports->reset_control & ~RESET_STORED))
         return error_set(err, ERROR_INPUT, "misc_ports: a register has reserved bits set");
+    if (ports->ignne && !ports->ferr)
+        return error_set(err, ERROR_INPUT, "misc_ports: IGNNE# without FERR#");
     return 0;
 }
 
 static const struct state_field misc_fields[] = {
     STATE_ARRAY(struct misc_ports, pages, uint8_t), STATE_FIELD(struct misc_ports, control_a),
-    STATE_FIELD(struct misc_ports, reset_control), STATE_TRANSIENT(struct misc_ports, config),
-    STATE_END};
+    STATE_FIELD(struct misc_ports, reset_control),  STATE_FIELD(struct misc_ports, ferr),
+    STATE_FIELD(struct misc_ports, x87_requested),  STATE_FIELD(struct misc_ports, ignne),
+    STATE_TRANSIENT(struct misc_ports, config),     STATE_END};
 
 const struct state_desc misc_ports_state = {.name = "misc_ports",
                                             .version = 1,

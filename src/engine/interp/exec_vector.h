@@ -8,6 +8,7 @@
 #include "x86/hostexec.h"
 
 #define X87_FSW_ES 0x0080
+#define X87_FSW_B 0x8000
 
 // The usual case of x86_check_*() inline; the function raises what is due.
 ALWAYS_INLINE void vector_check_sse(struct x86_cpu *cpu)

@@ -37,26 +37,30 @@ ALWAYS_INLINE void enter(struct x86_cpu *cpu)
 }
 
 // After an instruction whose exceptions are not all masked: fetches FSW, gives the host's unit up
-// when one is pending.
-static NOINLINE void fetch_pending(struct x86_cpu *cpu)
+// when one is pending. Returns the unmasked exceptions of this instruction.
+static NOINLINE unsigned fetch_pending(struct x86_cpu *cpu)
 {
     uint16_t fsw;
     __asm__ volatile("fnstsw %0" : "=m"(fsw));
-    if (!(fsw & X87_FSW_ES))
-        return;
+    if (!(fsw & X87_FSW_ES) && !cpu->fpu_ignored)
+        return 0;
     x86_fpu_sync(cpu);
-    if (!(cpu->cr0 & X86_CR0_NE) && cpu->platform->ferr != NULL)
-        cpu->platform->ferr(cpu->platform->opaque, true);
+    if (cpu->fpu_ignored) { // passed with IGNNE#: they still pend
+        cpu->x87.fsw |= (uint16_t)(X87_FSW_ES | X87_FSW_B | cpu->fpu_ignored);
+        cpu->fpu_ignored = 0;
+    }
+    return fsw & ~cpu->x87.fcw & 0x3f;
 }
 
-ALWAYS_INLINE void leave(struct x86_cpu *cpu, const struct x86_insn *insn)
+ALWAYS_INLINE unsigned leave(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
     struct x86_x87 *x = &cpu->x87;
     x->fop = (uint16_t)((insn->opcode & 7) << 8 | insn->modrm);
     x->fip = cpu->insn_rip;
     x->fcs = cpu->seg[X86_CS].sel;
     if (unlikely((x->fcw & 0x3f) != 0x3f))
-        fetch_pending(cpu);
+        return fetch_pending(cpu);
+    return 0;
 }
 
 ALWAYS_INLINE void record_data(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t ea)
@@ -108,9 +112,7 @@ ALWAYS_INLINE void exec_store(struct x86_cpu *cpu, const struct x86_insn *insn, 
     enter(cpu);
     code_of(insn)(p, 0);
     record_data(cpu, insn, ea);
-    leave(cpu, insn);
-    const struct x86_x87 *x = &cpu->x87;
-    if (unlikely(x->fsw & X87_FSW_ES) && (x->fsw & ~x->fcw & X87_NO_STORE))
+    if (unlikely(leave(cpu, insn) & X87_NO_STORE))
         return; // the host did not store either
     vector_store_end(cpu, insn, size, &store);
 }

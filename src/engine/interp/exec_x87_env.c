@@ -10,7 +10,6 @@
 
 #include <string.h>
 
-#define FSW_B 0x8000
 #define FSW_TOP 0x3800
 #define FCW_WRITABLE 0x1f3f
 #define FCW_FIXED 0x0040
@@ -22,9 +21,9 @@
 static void update_es(struct x86_x87 *x)
 {
     if (x->fsw & ~x->fcw & 0x3f)
-        x->fsw |= X87_FSW_ES | FSW_B;
+        x->fsw |= X87_FSW_ES | X87_FSW_B;
     else
-        x->fsw &= (uint16_t) ~(X87_FSW_ES | FSW_B);
+        x->fsw &= (uint16_t) ~(X87_FSW_ES | X87_FSW_B);
 }
 
 static void set_fcw(struct x86_x87 *x, uint16_t value)
@@ -45,6 +44,7 @@ static void exec_fldcw(struct x86_cpu *cpu, const struct x86_insn *insn)
     }
     x86_fpu_sync(cpu); // the host must not see an exception become pending
     set_fcw(&cpu->x87, value);
+    x86_ferr_update(cpu);
 }
 
 static void exec_fnstcw(struct x86_cpu *cpu, const struct x86_insn *insn)
@@ -73,27 +73,19 @@ static void exec_fnstsw_ax(struct x86_cpu *cpu, const struct x86_insn *insn)
     cpu->gpr[X86_RAX] = (cpu->gpr[X86_RAX] & ~UINT64_C(0xffff)) | status_word(cpu);
 }
 
-// FERR# follows FSW.ES where exceptions are reported the PC's way.
-static void ferr(struct x86_cpu *cpu, bool level)
-{
-    if (!(cpu->cr0 & X86_CR0_NE) && cpu->platform->ferr != NULL)
-        cpu->platform->ferr(cpu->platform->opaque, level);
-}
-
 static void exec_fnclex(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
     vector_check_x87(cpu, false);
     if (cpu->fpu_resident & X86_FPU_X87)
         __asm__ volatile("fnclex");
     cpu->x87.fsw &= 0x7f00;
-    ferr(cpu, false);
+    x86_ferr_update(cpu);
 }
 
 static void exec_fninit(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
     vector_check_x87(cpu, false);
     x86_fninit(cpu);
-    ferr(cpu, false);
 }
 
 // FENI, FDISI, FSETPM: nothing since the 80387.
@@ -273,6 +265,7 @@ static void exec_fnstenv(struct x86_cpu *cpu, const struct x86_insn *insn)
     image_write(cpu, insn, image, env_size(insn));
     cpu->x87.fcw |= 0x3f;
     update_es(&cpu->x87);
+    x86_ferr_update(cpu);
 }
 
 static void exec_fldenv(struct x86_cpu *cpu, const struct x86_insn *insn)
@@ -283,6 +276,7 @@ static void exec_fldenv(struct x86_cpu *cpu, const struct x86_insn *insn)
     x86_fpu_sync(cpu);
     env_load(cpu, image, insn->opsize != 2);
     retag(&cpu->x87);
+    x86_ferr_update(cpu);
 }
 
 static void exec_fnsave(struct x86_cpu *cpu, const struct x86_insn *insn)
@@ -311,6 +305,7 @@ static void exec_frstor(struct x86_cpu *cpu, const struct x86_insn *insn)
     for (unsigned i = 0; i < 8; i++)
         memcpy(cpu->x87.reg[(top + i) & 7], image + env + 10 * i, 10);
     retag(&cpu->x87);
+    x86_ferr_update(cpu);
 }
 
 interp_exec_fn *x87_select_env(const struct x86_insn *insn)

@@ -272,6 +272,8 @@ static void engine_run(struct engine_vcpu *vcpu, uint64_t max_instructions, stru
     interp_current = it;
     cpu->soft.limit = max_instructions ? cpu->icount + max_instructions : UINT64_MAX;
     cpu->soft.attention = 1;
+    if (cpu->activity == X86_FROZEN) // what it waits for may have happened: tries again
+        cpu->activity = X86_ACTIVE;
     if (_setjmp(cpu->unwind) != 0) {
         unwound(it);
         it->stats.exceptions++;
