@@ -109,6 +109,32 @@ static void other_accesses(unsigned mode, unsigned ring)
                       debug_events[0].ip - PROBE_CODE, debug_events[0].flags);
         }
     }
+    // A fault after the access: nothing was completed, so no trap in the handler or behind it (17.3.1.2: it is
+    // reported after the instruction).
+    static const u8 div[] = {0xf6, 0x37, 0x90}, ldmxcsr[] = {0x0f, 0xae, 0x17, 0x90};
+    for (unsigned k = 0; k < 2; k++) {
+        if (k && !lab_has(1, 0, 3, 25))
+            continue;
+        probe_begin(&s, (enum probe_mode)mode, ring);
+        s.gpr[0] = 1;
+        if (k)
+            probe_code(ldmxcsr, 4);
+        else
+            probe_code(div, 3);
+        for (unsigned n = 0; n < 4; n++)
+            ((volatile u8 *)PROBE_DATA)[n] = k ? 0xff : 0;
+        lab_set_dr2(PROBE_DATA);
+        const struct lab_trap *t = debug_run(&s, dr7_for(2, RW_ACCESS, 1));
+        lab_check(t && t->vector == (k ? VEC_GP : VEC_DE) && debug_count == 0,
+                  "%s ring %u %s that faults: vector %u, %u times",
+                  probe_mode_name((enum probe_mode)mode), ring, k ? "ldmxcsr" : "div",
+                  t ? t->vector : 999, debug_count);
+        static const u8 nop[] = {0x90};
+        probe_begin(&s, (enum probe_mode)mode, ring);
+        probe_code(nop, 1);
+        debug_run(&s, dr7_for(2, RW_ACCESS, 1));
+        lab_check(debug_count == 0, "nor later: %u times", debug_count);
+    }
     // With a step: one #DB for both.
     static const u8 store[] = {0x88, 0x07};
     probe_begin(&s, (enum probe_mode)mode, ring);

@@ -132,6 +132,36 @@ static bool nmi_handler(struct lab_trap *t)
     return true;
 }
 
+// IRET unblocks NMIs even when it faults (SDM vol. 3A, 6.7.1): the second NMI, sent while the first was handled, comes
+// before the handler of the fault has done anything.
+static ulong nmi_cs;
+static char nmi_order[4];
+static unsigned nmi_orders;
+static void nmi_note(char what)
+{
+    if (nmi_orders < sizeof(nmi_order))
+        nmi_order[nmi_orders] = what;
+    nmi_orders++;
+}
+static bool nmi_returns_badly(struct lab_trap *t)
+{
+    nmi_note('N');
+    if (nmi_orders > 1)
+        return true;
+    nmi_cs = t->cs;
+    ((ulong *)t->frame)[2] = 0xfff8; // beyond the GDT
+    *apic(0x300) = 0x4400;
+    for (volatile int i = 0; i < 100; i++)
+        ;
+    return true;
+}
+static bool nmi_repair(struct lab_trap *t)
+{
+    nmi_note('G');
+    ((ulong *)t->sp)[1] = nmi_cs; // the frame of the IRET that faulted
+    return t->error == 0xfff8;
+}
+
 static void interrupts(unsigned mode)
 {
     // An interrupt is pending; where is it taken? ffh: nowhere.
@@ -215,6 +245,22 @@ static void interrupts(unsigned mode)
                           probe_mode_name((enum probe_mode)mode), ring, nmis, more + 1, nmi_deepest,
                           t ? t->vector : 999);
             }
+        for (unsigned ring = 0; ring < 4; ring += 3) {
+            probe_begin(&s, (enum probe_mode)mode, ring);
+            s.gpr[7] = APIC + 0x300;
+            s.gpr[0] = 0x4400;
+            probe_code(send, 6);
+            nmi_orders = 0;
+            lab_handler[VEC_NMI] = nmi_returns_badly;
+            lab_handler[VEC_GP] = nmi_repair;
+            t = probe_run(&s);
+            lab_handler[VEC_NMI] = lab_handler[VEC_GP] = NULL;
+            lab_check(t && t->vector == VEC_UD && nmi_orders == 3 && nmi_order[0] == 'N' &&
+                          nmi_order[1] == 'N' && nmi_order[2] == 'G',
+                      "%s ring %u: NMI and a bad IRET: %u events, %c%c%c, ended by %u",
+                      probe_mode_name((enum probe_mode)mode), ring, nmi_orders, nmi_order[0],
+                      nmi_order[1], nmi_order[2], t ? t->vector : 999);
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 //
 // Rules to keep:
 //  - An execution breakpoint is a fault: DR6 is set at once, nothing was executed. Data and I/O
-//    breakpoints are traps: they collect in dr6_pending until the instruction is complete.
+//    breakpoints are traps: they collect in dr6_pending until the instruction is complete. When it
+//    faults instead, its matches are dropped (iterations of REP that are complete were reported).
 //  - The TLB holds no read or write tags for a watched page, so only the slow paths look here.
 #include "x86/state.h"
 #include "x86/system.h"

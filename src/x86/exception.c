@@ -364,6 +364,8 @@ bool x86_fault_pending(struct x86_cpu *cpu)
     uint8_t vector = cpu->fault.vector;
     bool has_error = cpu->fault.has_error;
     uint32_t error = cpu->fault.error;
+    cpu->dr6_pending &=
+        cpu->dr6_before | ~UINT64_C(15); // no breakpoint on data of what did not complete
     if (unlikely(vector == FREEZE)) {
         cpu->rip = cpu->insn_rip;
         cpu->activity = X86_FROZEN;
@@ -446,7 +448,7 @@ static void deliver_debug_trap(struct x86_cpu *cpu)
     // DR6 is written before delivery, as for every debug exception; it stays when delivery faults.
     clear_event(cpu, X86_EVENT_TRAP);
     cpu->dr6 = (cpu->dr6 & ~UINT64_C(15)) | cpu->dr6_pending | 0xffff0ff0;
-    cpu->dr6_pending = 0;
+    cpu->dr6_pending = cpu->dr6_before = 0;
     x86_deliver(cpu, X86_DELIVER_TRAP, X86_DB, false, 0);
 }
 

@@ -2,8 +2,8 @@
 // IRET in every mode: real, V86, protected (same level, outer level, to V86, to the previous task)
 // and long (SDM vol. 2, IRET/IRETD/IRETQ), and what it shares with far RET.
 //
-// Rules to keep: everything is popped and checked before anything changes; NMIs are unblocked by
-// the IRET that completes.
+// Rules to keep: everything is popped and checked before anything changes, but for the block of NMIs,
+// which IRET ends even when it faults (SDM vol. 3A, 6.7.1; APM vol. 2, 8.2.3: until an IRET is executed).
 #include "x86/descriptor.h"
 
 void x86_return_cs(struct x86_cpu *cpu, uint16_t sel, struct x86_desc *cs)
@@ -118,7 +118,6 @@ static void iret_real(struct x86_cpu *cpu, unsigned opsize)
     merge_flags(cpu, flags, may);
     x86_load_real(cpu, X86_CS, sel);
     x86_cpl_changed(cpu);
-    unblock_nmi(cpu);
 }
 
 static void iret_to_v86(struct x86_cpu *cpu, uint64_t target, uint16_t cs, uint64_t flags)
@@ -140,7 +139,6 @@ static void iret_to_v86(struct x86_cpu *cpu, uint64_t target, uint16_t cs, uint6
     for (unsigned i = 0; i < 5; i++)
         x86_seg_v86(cpu, reg[i], sel[i]);
     x86_mode_changed(cpu);
-    unblock_nmi(cpu);
     x86_check_virtual_interrupt(cpu);
 }
 
@@ -150,7 +148,6 @@ static void iret_protected(struct x86_cpu *cpu, unsigned opsize)
         if (cpu->long_mode)
             x86_raise_error(cpu, X86_GP, 0);
         x86_task_switch(cpu, x86_sys_read16(cpu, cpu->tr.base), X86_TASK_IRET, 0, false, 0);
-        unblock_nmi(cpu);
         return;
     }
     // The order decides which page faults first: AMD's processors read flags, CS, rIP, SS, rSP.
@@ -203,12 +200,12 @@ static void iret_protected(struct x86_cpu *cpu, unsigned opsize)
         x86_seg_from_desc(&cpu->seg[X86_CS], sel, &cs);
         x86_cs_loaded(cpu);
     }
-    unblock_nmi(cpu);
     x86_check_virtual_interrupt(cpu);
 }
 
 void x86_iret(struct x86_cpu *cpu, unsigned opsize)
 {
+    unblock_nmi(cpu);
     if (x86_prot_mode(cpu))
         iret_protected(cpu, opsize);
     else

@@ -161,7 +161,7 @@ void x86_reset(struct x86_cpu *cpu, bool init)
     __builtin_memset(cpu->dr, 0, sizeof(cpu->dr));
     cpu->dr6 = 0xffff0ff0;
     cpu->dr7 = 0x400;
-    cpu->dr6_pending = 0;
+    cpu->dr6_pending = cpu->dr6_before = 0;
     cpu->debugctl = 0;
 
     for (unsigned i = 0; i < X86_SEG_COUNT; i++)

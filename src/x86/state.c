@@ -103,6 +103,7 @@ static const struct state_field cpu_fields[] = {
     CPU_TRANSIENT(fault),
     CPU_TRANSIENT(delivering),
     CPU_TRANSIENT(nested),
+    CPU_TRANSIENT(dr6_before),
     CPU_TRANSIENT(unwind),
     CPU_TRANSIENT(platform),
     CPU_TRANSIENT(model),
@@ -226,6 +227,7 @@ static int cpu_post_load(void *object, struct error *err)
     cpu->delivering = -1;
     cpu->stepping = false;
     cpu->fpu_ignored = 0;
+    cpu->dr6_before = 0;
     const uint32_t kept = X86_EVENT_INTR | X86_EVENT_NMI | X86_EVENT_SMI | X86_EVENT_INIT |
                           X86_EVENT_SIPI | X86_EVENT_TRAP;
     atomic_store(&cpu->events, (atomic_load(&cpu->events) & kept) | X86_EVENT_FLUSH);

@@ -281,7 +281,8 @@ struct x86_cpu {
     // What is being delivered: the vector of a hardware exception, X86_DELIVERING_BENIGN for anything else
     // (interrupts, INT n), -1 when nothing. A fault then may become #DF.
     int16_t delivering;
-    uint8_t nested; // faults so far during this delivery
+    uint8_t nested;      // faults so far during this delivery
+    uint64_t dr6_before; // dr6_pending when this instruction began: what a fault leaves of it
 
     // --- wiring (not saved) ---
     jmp_buf unwind; // where x86_raise() goes; set by the engine's run loop

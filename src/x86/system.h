@@ -42,6 +42,7 @@ bool x86_events_deliver(struct x86_cpu *cpu);
 //     if (events)           x86_events_deliver()      sees the shadow that the last instruction left
 //     shadow = 0                                      (it lasts for the one instruction that follows)
 //     if (RFLAGS.TF)        stepping = true
+//     dr6_before = dr6_pending
 //     if (breakpoints)      x86_debug_check_exec()    then RFLAGS.RF = 0, whatever it was
 //     insn_rip = rip; rip += len; execute
 //     if (stepping)         x86_single_step_done()

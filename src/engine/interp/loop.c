@@ -148,6 +148,7 @@ static void step(struct interp *it)
     cpu->stepping = (cpu->rflags & X86_FLAG_TF) != 0;
     cpu->soft.insn = NULL;
     cpu->insn_rip = cpu->rip;
+    cpu->dr6_before = cpu->dr6_pending;
     if (x86_debug_armed(cpu))
         x86_debug_check_exec(cpu, (cpu->seg[X86_CS].eff_base + cpu->rip) & cpu->lin_mask);
     cpu->rflags &= ~(uint64_t)X86_FLAG_RF;
