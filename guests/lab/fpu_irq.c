@@ -210,7 +210,8 @@ void fpu_irq13(void)
 {
     ulong cr0 = lab_cr0();
 
-    if (!lab_section("IRQ 13") || lab_asked("trials")) // the small board has no such line
+    lab_section("IRQ 13");
+    if (lab_asked("trials")) // the small board has no such line
         return;
     __asm__ volatile("fninit\nfnstenv %0\nfninit" : "=m"(empty));
     pics(0xfb, 0xdf); // cascade and IRQ 13

@@ -158,7 +158,8 @@ void gates_calls(void)
     static const char *const names[2][2] = {{"jmp to a 16-bit call gate", "jmp to a call gate"},
                                             {"call of a 16-bit call gate", "call of a call gate"}};
     for (enum entry entry = BY_JMP; entry <= BY_CALL; entry++)
-        for (u32 wide = 0; wide < 2; wide++)
-            if (lab_section(names[entry][wide]))
-                call_table(entry, wide ? 12 : 4);
+        for (u32 wide = 0; wide < 2; wide++) {
+            lab_section(names[entry][wide]);
+            call_table(entry, wide ? 12 : 4);
+        }
 }

@@ -216,20 +216,20 @@ void gates_fast(void)
 {
     if (lab_has(1, 0, 3, 11)) {
         u64 cs = lab_rdmsr(MSR_SYSENTER_CS);
-        if (lab_section("sysenter"))
-            sysenter();
-        if (lab_section("sysexit"))
-            sysexit();
+        lab_section("sysenter");
+        sysenter();
+        lab_section("sysexit");
+        sysexit();
         lab_wrmsr(MSR_SYSENTER_CS, cs);
     }
     if (!lab_has(0x80000001, 0, 3, 11) && !IS_LONG)
         return;
     u64 efer = lab_rdmsr(MSR_EFER);
     lab_wrmsr(MSR_EFER, efer | 1);
-    if (lab_section("syscall"))
-        syscall();
-    if (lab_section("sysret"))
-        sysret();
+    lab_section("syscall");
+    syscall();
+    lab_section("sysret");
+    sysret();
     if (IS_LONG)
         lab_wrmsr(MSR_FMASK, 0);
     lab_wrmsr(MSR_EFER, efer);

@@ -184,8 +184,10 @@ void gates_interrupts(void)
     static const char *const names[ENTRIES] = {
         [BY_INT] = "int n", [BY_BOUND] = "exception", [BY_GP] = "exception with error code"};
     for (enum entry entry = BY_INT; entry <= BY_GP; entry++)
-        if ((entry != BY_BOUND || !IS_LONG) && lab_section(names[entry]))
+        if (entry != BY_BOUND || !IS_LONG) {
+            lab_section(names[entry]);
             interrupt_table(entry);
-    if (lab_section("IDT limit"))
-        idt_limit();
+        }
+    lab_section("IDT limit");
+    idt_limit();
 }

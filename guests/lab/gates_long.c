@@ -172,12 +172,12 @@ static void high_bases(void)
 
 void gates_long(void)
 {
-    if (lab_section("interrupt stack table"))
-        stack_table();
-    if (lab_section("16-byte call gates"))
-        long_call_gates();
-    if (lab_section("high bases"))
-        high_bases();
+    lab_section("interrupt stack table");
+    stack_table();
+    lab_section("16-byte call gates");
+    long_call_gates();
+    lab_section("high bases");
+    high_bases();
 }
 #else
 void gates_long(void)

@@ -263,14 +263,15 @@ void gates_returns(void)
     for (enum how how = 0; how < HOWS; how++) {
         if (!snippets[how])
             continue;
-        if (lab_section(names[how])) {
-            stacks(how);
-            data_segments(how);
-            code_ends(how);
-            if (!IS_LONG)
-                stack_ends(how);
-        }
-        if (how_is_iret(how) && lab_section("flags"))
+        lab_section(names[how]);
+        stacks(how);
+        data_segments(how);
+        code_ends(how);
+        if (!IS_LONG)
+            stack_ends(how);
+        if (how_is_iret(how)) {
+            lab_section("flags");
             iret_flags(how);
+        }
     }
 }

@@ -130,7 +130,7 @@ void lab_set_flags(struct lab_trap *trap, ulong flags);
 // --- verdicts ---------------------------------------------------------------------------------
 // A monitor that has gaps may give a trial up (tests/lab/kvm_run.c): the answer has vector FFFFh then, and the
 // checks up to the next trial, or to lab_direct(), do not count and are true.
-bool lab_section(const char *name);
+void lab_section(const char *name);
 void lab_direct(void); // what is checked from here on comes from no trial
 bool lab_check(bool ok, const char *what, ...) __attribute__((format(printf, 2, 3)));
 bool lab_equal(const char *what, u64 got, u64 want);

@@ -218,14 +218,17 @@ static void long_mode(void)
 
 void paging_switches(void)
 {
-    if (cpu.pae && lab_section("PDPTEs")) {
+    if (cpu.pae) {
+        lab_section("PDPTEs");
         pdpte_bits();
         pdpte_kept();
         if (cpu.pse)
             shape_while_on();
     }
-    if (lab_has(0x80000001, 0, 3, 29) && lab_section("into long mode"))
+    if (lab_has(0x80000001, 0, 3, 29)) {
+        lab_section("into long mode");
         long_mode();
+    }
 }
 #else
 void paging_switches(void)

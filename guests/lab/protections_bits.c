@@ -398,7 +398,8 @@ void protections_registers(void)
         void (*group)(void);
     } groups[] = {{"CR0", cr0_bits},   {"CR4", cr4_bits},   {"CR3", cr3_bits},    {"CR8", cr8_bits},
                   {"EFER", efer_bits}, {"XCR0", xcr0_bits}, {"DR6, DR7", dr_bits}};
-    for (u32 i = 0; i < sizeof(groups) / sizeof(groups[0]); i++)
-        if (lab_section(groups[i].name))
-            groups[i].group();
+    for (u32 i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
+        lab_section(groups[i].name);
+        groups[i].group();
+    }
 }

@@ -58,7 +58,7 @@ CODE(i_read_cr4, "mov %cr4, %eax");
 CODE(i_read_dr0, "mov %dr0, %eax");
 CODE(i_write_dr7, "mov %eax, %dr7");
 #endif
-CODE(i_sysexit, "sysexit");
+CODE(i_sysexit, ".byte 0x0f, 0x35");                   // (assemblers want a suffix in 64-bit code)
 CODE(i_invpcid, ".byte 0x66, 0x0f, 0x38, 0x82, 0x06"); // the operand is not reached
 CODE(i_xsetbv, "mov $1, %eax; xor %edx, %edx; xor %ecx, %ecx; .byte 0x0f, 0x01, 0xd1");
 CODE(i_xgetbv, "xor %ecx, %ecx; .byte 0x0f, 0x01, 0xd0");
@@ -384,7 +384,8 @@ void protections_gates(void)
                   {"STAC and CLAC", access_control},
                   {"reserved registers", reserved_registers},
                   {"FSGSBASE", segment_bases}};
-    for (u32 i = 0; i < sizeof(groups) / sizeof(groups[0]); i++)
-        if (lab_section(groups[i].name))
-            groups[i].group();
+    for (u32 i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
+        lab_section(groups[i].name);
+        groups[i].group();
+    }
 }

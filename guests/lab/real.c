@@ -418,17 +418,16 @@ static void try_unreal(void)
     }
     m16_segments_default();
     // 32-bit code: D of CS stays when PE goes, and over a far jump.
-    if (lab_section("32-bit code")) {
-        volatile struct m16_area *a = M16_AREA;
-        a->out_gpr[CX] = a->out_gpr[DX] = a->out_gpr[BX] = 0;
-        *lab_gdt_entry(SEL_FREE) = lab_descriptor(0x10000, 0xfffff, 0x9b, 12);
-        m16_call_low(m16_low(m16_bigcode));
-        lab_direct();
-        lab_equal("d kept", a->out_gpr[CX], 0x12345678);
-        lab_equal("d kept over a far jump", a->out_gpr[DX], 0x9abcdef0);
-        lab_equal("cs", a->out_gpr[BX] & 0xffff, 0x200);
-        *lab_gdt_entry(SEL_FREE) = 0;
-    }
+    lab_section("32-bit code");
+    volatile struct m16_area *a = M16_AREA;
+    a->out_gpr[CX] = a->out_gpr[DX] = a->out_gpr[BX] = 0;
+    *lab_gdt_entry(SEL_FREE) = lab_descriptor(0x10000, 0xfffff, 0x9b, 12);
+    m16_call_low(m16_low(m16_bigcode));
+    lab_direct();
+    lab_equal("d kept", a->out_gpr[CX], 0x12345678);
+    lab_equal("d kept over a far jump", a->out_gpr[DX], 0x9abcdef0);
+    lab_equal("cs", a->out_gpr[BX] & 0xffff, 0x200);
+    *lab_gdt_entry(SEL_FREE) = 0;
 }
 
 // --- shutdown -------------------------------------------------------------------------------------------------

@@ -110,12 +110,11 @@ static void section_close(void)
     section_checks = section_failed = 0;
 }
 
-bool lab_section(const char *name)
+void lab_section(const char *name)
 {
     section_close();
     lab_section_name = name;
     lab_skipping = false;
-    return true;
 }
 
 void lab_direct(void)

@@ -52,7 +52,7 @@ u32 ring_run(void)
 bool ring_wanted(void)
 {
     if (sparse < 0)
-        sparse = lab_asked("sparse");
+        sparse = lab_asked("trials");
     return !sparse || cells++ % 61 == 0;
 }
 

@@ -5,8 +5,8 @@
 // A snippet is a few instructions of assembly that end in UD2: the trap that tells that all went well. Every
 // other trap is the outcome under test.
 //
-// Rule to keep: a table of cases asks ring_wanted() for each, so that "sparse" on the command line (monitors that
-// take long for a trial) makes do with a sample.
+// Rule to keep: a table of cases asks ring_wanted() for each, so that "trials" on the command line (a monitor that
+// takes long for each) makes do with a sample.
 #pragma once
 
 #include "lab.h"

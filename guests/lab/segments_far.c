@@ -183,11 +183,14 @@ static void far_table(u32 how, bool compat)
 void segments_far(void)
 {
     for (u32 how = 0; how < HOWS; how++)
-        if (snippets[how] && lab_section(names[how]))
+        if (snippets[how]) {
+            lab_section(names[how]);
             far_table(how, false);
+        }
 #if IS_LONG
-    for (u32 how = 0; how <= IRET; how++)
-        if (lab_section(names[how]))
-            far_table(how, true);
+    for (u32 how = 0; how <= IRET; how++) {
+        lab_section(names[how]);
+        far_table(how, true);
+    }
 #endif
 }

@@ -429,14 +429,14 @@ void segments_limit(void)
     if (sse)
         lab_set_cr4(lab_cr4() | 0x200); // OSFXSR
     __asm__ volatile("fninit");
-    if (lab_section("limits"))
-        limit_table(false);
-    if (lab_section("limits of the stack"))
-        limit_table(true);
-    if (lab_section("rights"))
-        rights();
-    if (lab_section("stacks"))
-        stack_table();
-    if (lab_section("end of code"))
-        code_ends();
+    lab_section("limits");
+    limit_table(false);
+    lab_section("limits of the stack");
+    limit_table(true);
+    lab_section("rights");
+    rights();
+    lab_section("stacks");
+    stack_table();
+    lab_section("end of code");
+    code_ends();
 }

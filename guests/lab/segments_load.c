@@ -340,18 +340,17 @@ static void system_table(bool ltr)
 void segments_load(void)
 {
     for (u32 way = 0; way < WAYS; way++) {
-        if (lab_section(way_names[way])) {
-            load_table(way, false);
-            if (IS_LONG && way != BY_POP)
-                load_table(way, true);
-        }
+        lab_section(way_names[way]);
+        load_table(way, false);
+        if (IS_LONG && way != BY_POP)
+            load_table(way, true);
     }
     lab_section("null selectors");
     null_table(false);
-    if (lab_section("table boundaries"))
-        boundaries();
-    if (lab_section("lldt"))
-        system_table(false);
-    if (lab_section("ltr"))
-        system_table(true);
+    lab_section("table boundaries");
+    boundaries();
+    lab_section("lldt");
+    system_table(false);
+    lab_section("ltr");
+    system_table(true);
 }

@@ -238,13 +238,15 @@ static void instructions(void)
 
 void segments_long(void)
 {
-    if (lab_section("attributes in 64-bit mode"))
-        attributes();
-    if (lab_section("canonical addresses"))
-        canonical();
-    if (lab_section("bases of fs and gs"))
-        bases();
-    if (lab_has(7, 0, 1, 0) && lab_section("RDFSBASE and its like"))
+    lab_section("attributes in 64-bit mode");
+    attributes();
+    lab_section("canonical addresses");
+    canonical();
+    lab_section("bases of fs and gs");
+    bases();
+    if (lab_has(7, 0, 1, 0)) {
+        lab_section("RDFSBASE and its like");
         instructions();
+    }
 }
 #endif

@@ -157,9 +157,10 @@ static void arpl_table(void)
 
 void segments_query(void)
 {
-    for (u32 query = 0; query < QUERIES; query++)
-        if (lab_section(names[query]))
-            query_table(query);
+    for (u32 query = 0; query < QUERIES; query++) {
+        lab_section(names[query]);
+        query_table(query);
+    }
 #if !IS_LONG
     lab_section("arpl");
     arpl_table();

@@ -69,7 +69,7 @@ SNIPPETS(after_iret, "pushfq\npopq %rax", "pushfl\npopl %eax");
 BOTH(int_open, "int $0x80");
 BOTH(int_closed, "int $0x90");
 BOTH(sysenter, "sysenter");
-BOTH(sysexit, "sysexit");
+BOTH(sysexit, ".byte 0x0f, 0x35");
 BOTH(entered, "nop");
 
 #define WIDTHS 2

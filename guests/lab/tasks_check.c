@@ -325,34 +325,30 @@ static void others(void)
 
 void tasks_check(void)
 {
-    if (lab_section("TSS descriptors")) {
-        table_begin();
-        for (u32 via = 0; via < VIAS; via++)
-            if (via != BY_FAULT)
-                tss_descriptors(via);
-        table_end("TSS descriptors");
-    }
-    if (lab_section("TSS selectors")) {
-        table_begin();
-        for (u32 via = BY_JMP_GATE; via < VIAS; via++)
-            if (via != BY_FAULT)
-                tss_selectors(via);
-        table_end("TSS selectors");
-    }
-    if (lab_section("gate levels")) {
-        table_begin();
-        for (u32 via = 0; via < BY_IRET; via++)
-            if (via != BY_FAULT)
-                gate_levels(via);
-        table_end("gate levels");
-    }
+    lab_section("TSS descriptors");
+    table_begin();
+    for (u32 via = 0; via < VIAS; via++)
+        if (via != BY_FAULT)
+            tss_descriptors(via);
+    table_end("TSS descriptors");
+    lab_section("TSS selectors");
+    table_begin();
+    for (u32 via = BY_JMP_GATE; via < VIAS; via++)
+        if (via != BY_FAULT)
+            tss_selectors(via);
+    table_end("TSS selectors");
+    lab_section("gate levels");
+    table_begin();
+    for (u32 via = 0; via < BY_IRET; via++)
+        if (via != BY_FAULT)
+            gate_levels(via);
+    table_end("gate levels");
     for (u32 field = 0; field < FIELDS; field++) {
-        if (!lab_section(field_names[field]))
-            continue;
+        lab_section(field_names[field]);
         field_table(field, true);
         if (field < FS)
             field_table(field, false);
     }
-    if (lab_section("other faults of the new task"))
-        others();
+    lab_section("other faults of the new task");
+    others();
 }

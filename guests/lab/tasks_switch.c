@@ -264,15 +264,17 @@ static void cr3(void)
 
 void tasks_switch(void)
 {
-    if (lab_section("switches"))
-        switches();
-    if (lab_section("nesting"))
-        for (u32 n = 0; n < 4; n++)
-            nesting(n & 1, n & 2);
-    if (lab_section("debugging"))
-        debug();
-    if (lab_section("to V86"))
-        v86();
-    if (lab_has(1, 0, 3, 3) && lab_section("CR3")) // PSE
+    lab_section("switches");
+    switches();
+    lab_section("nesting");
+    for (u32 n = 0; n < 4; n++)
+        nesting(n & 1, n & 2);
+    lab_section("debugging");
+    debug();
+    lab_section("to V86");
+    v86();
+    if (lab_has(1, 0, 3, 3)) { // PSE
+        lab_section("CR3");
         cr3();
+    }
 }

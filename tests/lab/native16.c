@@ -23,10 +23,9 @@ enum {
 static const char *section = "";
 static u32 checks, failed, differing;
 
-bool lab_section(const char *name)
+void lab_section(const char *name)
 {
     section = name;
-    return true;
 }
 
 // What is protected mode's in a failed check.
