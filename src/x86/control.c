@@ -289,7 +289,7 @@ static unsigned debug_register(struct x86_cpu *cpu, unsigned n)
     if (cpu->dr7 & DR7_GD) {
         cpu->dr6 |= DR6_BD;
         cpu->dr7 &= ~(uint64_t)DR7_GD;
-        cpu->rflags |= X86_FLAG_RF; // in the saved image, as of faults that are no instruction breakpoints
+        cpu->rflags |= X86_FLAG_RF; // in the saved image, as with all faults but breakpoints
         x86_raise(cpu, X86_DB);
     }
     return n == 4 || n == 5 ? n + 2 : n;
