@@ -148,8 +148,13 @@ static void call_same(struct x86_cpu *cpu, uint16_t sel, struct x86_desc *cs, ui
         x86_frame_long(&f, cpu->gpr[X86_RSP], false); // compatibility mode through a 64-bit gate
     else
         x86_frame_current(cpu, &f);
-    // AMD's processors push one after the other, and before they look at the target.
+    // AMD's processors push one after the other, and before they look at the target. From 64-bit mode to
+    // compatibility mode they push with the new mode's 32-bit addresses already.
     bool amd = x86_is_amd(cpu);
+    if (amd && cpu->code_size == X86_CODE64 && !x86_desc_long(cs)) {
+        f.mask = f.lin_mask = 0xffffffff;
+        f.sp &= 0xffffffff;
+    }
     x86_frame_reserve(cpu, &f, amd ? 1 : 2, slot, 0);
     if (!amd)
         x86_check_target(cpu, cs, target, 0);

@@ -376,6 +376,27 @@ static void test_syscall(void **state)
     RAISES(X86_UD, 0, x86_syscall(cpu));
 }
 
+// The pushes of a far call from 64-bit to compatibility mode: AMD's processors use 32-bit addresses (measured).
+static void test_call_to_compatibility(void **state)
+{
+    struct fix *f = *state;
+    struct x86_cpu *cpu = &f->cpu;
+    fix_long(f);
+    cpu->gpr[X86_RSP] = UINT64_C(0x800000000000) | (STACK0 - 0x100);
+    f->model.vendor = X86_VENDOR_INTEL;
+    RAISES(X86_SS_FAULT, 0, x86_far_call(cpu, SEL_CODE0, 0x1234, 4));
+    f->model.vendor = X86_VENDOR_AMD;
+    WORKS(x86_far_call(cpu, SEL_CODE0, 0x1234, 4));
+    assert_int_equal(cpu->code_size, X86_CODE32);
+    assert_int_equal(cpu->rip, 0x1234);
+    assert_int_equal(cpu->gpr[X86_RSP], STACK0 - 0x108);
+    assert_int_equal(get(f, STACK0 - 0x104, 4), SEL_CODE64_0);
+    fix_level(f, 0, SEL_CODE64_0, SEL_DATA0);
+    cpu->gpr[X86_RSP] = UINT64_C(0x8000ffffffff);
+    RAISES(X86_PF, 2, x86_far_call(cpu, SEL_CODE0, 0x1234, 4));
+    assert_int_equal(cpu->fault.cr2, 0xfffffffb);
+}
+
 static void test_sysenter(void **state)
 {
     struct fix *f = *state;
@@ -430,7 +451,8 @@ int main(void)
         TEST(test_load_seg),  TEST(test_null_selectors), TEST(test_unreal),
         TEST(test_lar),       TEST(test_lar_long),       TEST(test_far_same),
         TEST(test_call_gate), TEST(test_call_gate_long), TEST(test_iret_long),
-        TEST(test_syscall),   TEST(test_sysenter),       TEST(test_smap_set),
+        TEST(test_syscall),   TEST(test_sysenter),       TEST(test_call_to_compatibility),
+        TEST(test_smap_set),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
