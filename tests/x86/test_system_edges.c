@@ -3,6 +3,7 @@
 // that is compared, error codes, flags that stay. What seeded faults showed to be untested elsewhere
 // (docs/seeded-faults.md).
 #include "system_fixture.h"
+#include "x86/descriptor.h"
 
 #define OK(call) assert_int_equal(FAULT(f, call), -1)
 #define RAISES(vector, code, call)                \
@@ -375,14 +376,53 @@ static void test_avx_v86(void **state)
 }
 
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, fix_setup, fix_teardown)
+// INT n in V86 mode with VME: the redirection bitmap must lie in a 32-bit TSS that has the pointer to it.
+static void test_redirection_bitmap(void **state)
+{
+    struct fix *f = *state;
+    struct x86_cpu *cpu = &f->cpu;
+    fix_protected(f);
+    cpu->cr4 |= X86_CR4_VME;
+    PROT_GATE(f, 0x40, SEL_CODE0, 0xee);
+    put(f, TSS + 102, 0x200, 2); // the bitmap: 1E0h..1FFh, vector 40h in 1E8h
+    put(f, 0x40 * 4, 0x12345678, 4);
+    x86_set_rflags(cpu, X86_FLAG_VM | X86_FLAG_IOPL);
+    cpu->gpr[X86_RSP] = 0x8000;
+    x86_mode_changed(cpu);
+    for (unsigned i = 0; i < X86_SEG_COUNT; i++)
+        x86_seg_v86(cpu, i, 0x100);
+    cpu->tr.limit = 102;
+    RAISES(X86_GP, 0, SOFT(0x40));
+    cpu->tr.limit = 0x1e7;
+    RAISES(X86_GP, 0, SOFT(0x40));
+    uint32_t attr = cpu->tr.attr;
+    cpu->tr.limit = 0x1e8;
+    cpu->tr.attr = (attr & ~(uint32_t)X86_ATTR_TYPE) | 3; // 16-bit
+    RAISES(X86_GP, 0, SOFT(0x40));
+    cpu->tr.attr = attr;
+    OK(SOFT(0x40));
+    assert_int_equal(cpu->seg[X86_CS].sel, 0x1234);
+    assert_int_equal(cpu->rip, 0x5678);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_real_limit),    TEST(test_long_gates),     TEST(test_protected_gates),
-        TEST(test_pushed_rf),     TEST(test_events),         TEST(test_returns),
-        TEST(test_far_targets),   TEST(test_long_call_gate), TEST(test_virtual_flags),
-        TEST(test_io_bitmap_end), TEST(test_task_cr3),       TEST(test_task_privilege),
-        TEST(test_task16_error),  TEST(test_avx_v86),
+        TEST(test_redirection_bitmap),
+        TEST(test_real_limit),
+        TEST(test_long_gates),
+        TEST(test_protected_gates),
+        TEST(test_pushed_rf),
+        TEST(test_events),
+        TEST(test_returns),
+        TEST(test_far_targets),
+        TEST(test_long_call_gate),
+        TEST(test_virtual_flags),
+        TEST(test_io_bitmap_end),
+        TEST(test_task_cr3),
+        TEST(test_task_privilege),
+        TEST(test_task16_error),
+        TEST(test_avx_v86),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
