@@ -269,6 +269,8 @@ static void try_cr0(void)
         lab_equal("smsw esi", e->at.gpr[SI], want);
     }
     // #NM: EM, TS, and WAIT with MP and TS (SDM vol. 2, WAIT; vol. 3, table 9-3).
+    // (FNINIT masks all: with NE clear, an error that pends would freeze the processor until IRQ 13.)
+    __asm__ volatile("fninit");
     for (u32 bits = 0; bits < 16; bits += 2)
         for (u32 op = 0; op < 2; op++) {
             bool mp = bits & 2, em = bits & 4, ts = bits & 8;
