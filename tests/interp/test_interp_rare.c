@@ -216,6 +216,26 @@ static void test_segment_numbers(void **state)
     }
 }
 
+// More code than the cache of decoded blocks holds: it is emptied and goes on.
+static void test_cache_full(void **state)
+{
+    const uint64_t at = MIB(2), size = MIB(1);
+    struct rig *rig = create(RIG_LONG);
+    uint8_t *code = malloc(size);
+    for (uint64_t i = 0; i < size; i += 2)
+        memcpy(code + i, (const uint8_t[]){0xff, 0xc0}, 2); // inc eax
+    place(rig, at, code, size);
+    free(code);
+    for (unsigned round = 1; round <= 2; round++) {
+        rig->cpu->rip = at;
+        rig->cpu->activity = X86_ACTIVE;
+        assert_int_equal(rig_run(rig, 0), VM_EXIT_HALT);
+        assert_int_equal(rig->cpu->gpr[X86_RAX], round * size / 2);
+        assert_int_equal(rig->cpu->icount, round * (size / 2 + 1));
+    }
+    rig_destroy(rig);
+}
+
 static void test_engines(void **state)
 {
     struct error err = {0};
@@ -235,6 +255,7 @@ int main(void)
         cmocka_unit_test(test_images),          cmocka_unit_test(test_string_io),
         cmocka_unit_test(test_hypercalls),      cmocka_unit_test(test_counters),
         cmocka_unit_test(test_segment_numbers), cmocka_unit_test(test_engines),
+        cmocka_unit_test(test_cache_full),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
