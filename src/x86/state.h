@@ -250,7 +250,6 @@ struct x86_cpu {
     union x86_vec vec[16];
     uint32_t mxcsr;
     struct x86_x87 x87;
-    bool ferr; // FERR# is asserted (CR0.NE = 0): a pending error met a waiting instruction
     uint64_t xcr0, xss;
 
     // --- system ---
@@ -267,6 +266,7 @@ struct x86_cpu {
     uint64_t pdpte[4]; // loaded with CR3 in PAE paging
     struct x86_seg ldtr, tr;
     struct x86_table gdtr, idtr;
+    bool ferr; // FERR# is asserted (CR0.NE = 0): a pending x87 error met a waiting instruction
     bool nmi_blocked;
     bool nmi_pending;
     _Atomic uint8_t sipi_vector; // written by the sender's thread
@@ -281,8 +281,9 @@ struct x86_cpu {
     // What is being delivered: the vector of a hardware exception, X86_DELIVERING_BENIGN for anything else
     // (interrupts, INT n), -1 when nothing. A fault then may become #DF.
     int16_t delivering;
-    uint8_t nested;      // faults so far during this delivery
-    uint64_t dr6_before; // dr6_pending when this instruction began: what a fault leaves of it
+    uint8_t nested;       // faults so far during this delivery
+    uint16_t fpu_ignored; // x87 exceptions that IGNNE# lets an instruction pass: x86_fpu_load_x87()
+    uint64_t dr6_before;  // dr6_pending when this instruction began: what a fault leaves of it
 
     // --- wiring (not saved) ---
     jmp_buf unwind; // where x86_raise() goes; set by the engine's run loop
@@ -291,7 +292,6 @@ struct x86_cpu {
     struct interp *interp;
     void *engine_vcpu;    // identity of this vCPU for memory_page_stored()
     uint8_t fpu_resident; // X86_FPU_ bits: what lives in the host's registers (fpu.h)
-    uint16_t fpu_ignored; // x87 exceptions that IGNNE# lets an instruction pass: x86_fpu_load_x87()
 };
 
 extern const struct state_desc x86_cpu_state; // state.c
