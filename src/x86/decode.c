@@ -134,6 +134,8 @@ static bool read_prefixes(struct decoder *d, uint8_t *opcode)
     }
 }
 
+static bool read_memory(struct decoder *d, bool vsib);
+
 // C4 or C5 as a VEX prefix (outside 64-bit mode only when the next byte looks like ModRM.mod = 3).
 static bool read_vex(struct decoder *d, uint8_t escape, uint8_t *opcode)
 {
@@ -144,8 +146,12 @@ static bool read_vex(struct decoder *d, uint8_t escape, uint8_t *opcode)
 
     if (!fetch_byte(d, &b1))
         return false;
-    if (insn->prefixes & X86_PREFIX_REX)
-        return undefined(d);
+    if (insn->prefixes & X86_PREFIX_REX) {
+        // AMD's processors take that for LES or LDS, and fetch its operand before they refuse it.
+        insn->modrm = b1;
+        insn->adsize = 8;
+        return (!d->amd || b1 >= 0xc0 || read_memory(d, false)) && undefined(d);
+    }
     d->bad = d->lock || d->rep || d->opsize66;
     d->lock = false;
     if (escape == 0xc5) {

@@ -269,21 +269,28 @@ struct x86_frame {
     bool system;       // of an inner level: supervisor rights
 };
 
-// Pushes onto the current stack.
-static inline void x86_frame_current(struct x86_cpu *cpu, struct x86_frame *f)
+// Pushes through SS, as code outside 64-bit mode does.
+static inline void x86_frame_segment(struct x86_cpu *cpu, struct x86_frame *f)
 {
     f->sp = cpu->gpr[X86_RSP];
     f->system = false;
-    if (cpu->stack_size == 8) {
-        f->ss = NULL;
-        f->base = 0;
-        f->mask = f->lin_mask = ~UINT64_C(0);
-    } else {
-        f->ss = &cpu->seg[X86_SS];
-        f->base = f->ss->base;
-        f->lin_mask = 0xffffffff;
-        f->mask = cpu->stack_size == 4 ? 0xffffffff : 0xffff;
+    f->ss = &cpu->seg[X86_SS];
+    f->base = f->ss->base;
+    f->lin_mask = 0xffffffff;
+    f->mask = f->ss->attr & X86_ATTR_DB ? 0xffffffff : 0xffff;
+}
+// Pushes onto the current stack.
+static inline void x86_frame_current(struct x86_cpu *cpu, struct x86_frame *f)
+{
+    if (cpu->stack_size != 8) {
+        x86_frame_segment(cpu, f);
+        return;
     }
+    f->sp = cpu->gpr[X86_RSP];
+    f->system = false;
+    f->ss = NULL;
+    f->base = 0;
+    f->mask = f->lin_mask = ~UINT64_C(0);
 }
 // Pushes onto a stack that is not loaded yet.
 static inline void x86_frame_inner(struct x86_frame *f, const struct x86_seg *ss, uint32_t esp)

@@ -23,8 +23,9 @@ void x86_seg_check(struct x86_cpu *cpu, unsigned seg, uint64_t off, unsigned siz
 {
     const struct x86_seg *s = &cpu->seg[seg];
     if (cpu->code_size == X86_CODE64) {
-        // AMD's processors want the offset canonical, too; Intel's only what the base makes of it.
-        if (x86_is_amd(cpu) && !x86_canonical(off))
+        // AMD's processors want the offsets canonical, too, of the first and the last byte; Intel's only what the
+        // base makes of them.
+        if (x86_is_amd(cpu) && (!x86_canonical(off) || !x86_canonical(off + size - 1)))
             x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
         return;
     }
@@ -65,6 +66,12 @@ ALWAYS_INLINE void end_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsig
     bool wraps = cpu->lin_mask == 0xffffffff && last > cpu->lin_mask && cpu->seg[seg].eff_base == 0;
     if (unlikely(wraps || ((cpu->efer & X86_EFER_LMA) && !x86_canonical(last & cpu->lin_mask))))
         x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
+}
+
+void x86_end_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned size)
+{
+    end_check(cpu, seg, lin, 1);
+    end_check(cpu, seg, lin, size);
 }
 
 ALWAYS_INLINE void operand_translate(struct x86_cpu *cpu, struct operand *op, unsigned seg,
@@ -237,8 +244,7 @@ static void align_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned s
 {
     if (likely(!x86_tlb_align_checked(cpu)) || (lin & (align - 1)) == 0 || (align & (align - 1)))
         return;
-    end_check(cpu, seg, lin, 1);
-    end_check(cpu, seg, lin, size);
+    x86_end_check(cpu, seg, lin, size);
     x86_raise_error(cpu, X86_AC, 0);
 }
 

@@ -87,9 +87,10 @@ ALWAYS_INLINE gva_t x86_lin(struct x86_cpu *cpu, unsigned seg, uint64_t off, uns
                             unsigned access)
 {
     struct x86_seg *s = &cpu->seg[seg];
-    // In 64-bit mode FS and GS with a base come here too, for the offset's canonical form alone.
+    // In 64-bit mode FS and GS with a base come here too, for the canonical form of the offset alone.
     if (unlikely((s->unchecked & access) != access) &&
-        !(cpu->code_size == X86_CODE64 && (uint64_t)((int64_t)(off << 16) >> 16) == off))
+        !(cpu->code_size == X86_CODE64 && (uint64_t)((int64_t)(off << 16) >> 16) == off &&
+          (uint64_t)((int64_t)((off + size - 1) << 16) >> 16) == off + size - 1))
         x86_seg_check(cpu, seg, off, size, access);
     return (s->eff_base + off) & cpu->lin_mask;
 }
@@ -201,6 +202,9 @@ void x86_read_block_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, void *dat
 void x86_write_block_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, const void *data,
                           unsigned size);
 void x86_write_check_slow(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned size);
+// Raises #GP or #SS unless the operand ends within 4 GiB of a flat segment and is canonical as a whole: for those
+// that access it in pieces.
+void x86_end_check(struct x86_cpu *cpu, unsigned seg, gva_t lin, unsigned size);
 
 ALWAYS_INLINE void x86_read_block(struct x86_cpu *cpu, unsigned seg, uint64_t off, void *data,
                                   unsigned size)

@@ -144,17 +144,17 @@ static void call_same(struct x86_cpu *cpu, uint16_t sel, struct x86_desc *cs, ui
                       unsigned slot)
 {
     struct x86_frame f;
+    // AMD's processors are in the new mode already when they push; they push one after the other, and
+    // before they look at the target.
+    bool amd = x86_is_amd(cpu), to_compat = cpu->code_size == X86_CODE64 && !x86_desc_long(cs);
     if (cpu->long_mode && x86_desc_long(cs) && cpu->code_size != X86_CODE64)
-        x86_frame_long(&f, cpu->gpr[X86_RSP], false); // compatibility mode through a 64-bit gate
+        x86_frame_long(&f, cpu->gpr[X86_RSP], false);
+    else if (to_compat && amd)
+        x86_frame_segment(cpu, &f);
     else
         x86_frame_current(cpu, &f);
-    // AMD's processors push one after the other, and before they look at the target. From 64-bit mode to
-    // compatibility mode they push with the new mode's 32-bit addresses already.
-    bool amd = x86_is_amd(cpu);
-    if (amd && cpu->code_size == X86_CODE64 && !x86_desc_long(cs)) {
-        f.mask = f.lin_mask = 0xffffffff;
-        f.sp &= 0xffffffff;
-    }
+    if (to_compat && amd && f.mask == 0xffffffff)
+        f.sp &= f.mask;
     x86_frame_reserve(cpu, &f, amd ? 1 : 2, slot, 0);
     if (!amd)
         x86_check_target(cpu, cs, target, 0);
@@ -307,12 +307,14 @@ void x86_far_ret(struct x86_cpu *cpu, unsigned opsize, uint16_t pop_bytes)
         x86_return_cs(cpu, sel, &cs);
         x86_check_target(cpu, &cs, target, 0);
         x86_desc_touch(cpu, &cs);
-        cpu->gpr[X86_RSP] = x86_sp_add(cpu->gpr[X86_RSP], 2 * opsize + pop_bytes, cpu->stack_size);
-        // On AMD's processors bit 16 of the sum of both reaches ESP, though the stack uses SP only.
-        if (cpu->stack_size == 2 && 2 * opsize + pop_bytes > 0xffff && x86_is_amd(cpu))
-            cpu->gpr[X86_RSP] += 0x10000;
+        cpu->gpr[X86_RSP] = x86_sp_add(cpu->gpr[X86_RSP], 2 * opsize, cpu->stack_size);
+        unsigned stack_size = cpu->stack_size;
         cpu->rip = target;
         set_cs(cpu, sel, &cs, cpl);
+        // The parameters: AMD's processors are in the new mode when they release them.
+        if (x86_is_amd(cpu))
+            stack_size = cpu->stack_size;
+        cpu->gpr[X86_RSP] = x86_sp_add(cpu->gpr[X86_RSP], pop_bytes, stack_size);
         return;
     }
 

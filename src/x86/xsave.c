@@ -129,12 +129,20 @@ static void check_aligned(struct x86_cpu *cpu, unsigned seg, uint64_t off, unsig
         x86_raise_error(cpu, X86_GP, 0);
 }
 
-// FXSAVE and FXRSTOR look at the first byte's segment limit and canonical form before the alignment. #AC or #GP
-// where alignment is checked: the manuals leave it open; AMD's processors raise #AC for what is not even aligned
-// to 4 bytes.
+// FXSAVE and FXRSTOR look at the first byte's segment limit and canonical form before the alignment. On AMD's
+// processors it is the limit alone, of four bytes; the type comes later. #AC or #GP where alignment is checked: the
+// manuals leave it open; AMD's processors raise #AC for what is not even aligned to 4 bytes.
 static void check_fx_aligned(struct x86_cpu *cpu, unsigned seg, uint64_t off)
 {
-    gva_t lin = x86_lin(cpu, seg, off, 1, X86_ACCESS_READ);
+    const struct x86_seg *s = &cpu->seg[seg];
+    gva_t lin;
+    if (x86_is_amd(cpu) && cpu->code_size != X86_CODE64 && !(s->attr & X86_ATTR_UNUSABLE)) {
+        if (!x86_seg_within(s, (uint32_t)off, 4))
+            x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
+        lin = (s->eff_base + off) & cpu->lin_mask;
+    } else {
+        lin = x86_lin(cpu, seg, off, 1, X86_ACCESS_READ);
+    }
     if (cpu->code_size == X86_CODE64 && !x86_canonical(lin))
         x86_raise_error(cpu, seg == X86_SS ? X86_SS_FAULT : X86_GP, 0);
     if ((lin & 3) && x86_tlb_align_checked(cpu))

@@ -13,6 +13,13 @@ static uint64_t truncated(const struct x86_insn *insn, uint64_t off)
     return insn->adsize == 4 ? (uint32_t)off : insn->adsize == 2 ? (uint16_t)off : off;
 }
 
+// Limits and canonical form hold for the whole element, however it is accessed.
+static void element_check(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t off,
+                          unsigned size, unsigned access)
+{
+    x86_end_check(cpu, insn->seg, x86_lin(cpu, insn->seg, off, size, access), size);
+}
+
 // Processors do not check these accesses for alignment (CR0.AM); an element is then moved by bytes, which
 // are always aligned.
 static uint64_t read_element(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t off,
@@ -21,7 +28,7 @@ static uint64_t read_element(struct x86_cpu *cpu, const struct x86_insn *insn, u
     uint64_t v = 0;
     off = truncated(insn, off);
     if (unlikely(x86_tlb_align_checked(cpu))) {
-        x86_lin(cpu, insn->seg, off, size, X86_ACCESS_READ); // limits hold for the whole element
+        element_check(cpu, insn, off, size, X86_ACCESS_READ);
         for (unsigned i = 0; i < size; i++)
             v |= (uint64_t)x86_read8(cpu, insn->seg, off + i) << (8 * i);
         return v;
@@ -34,7 +41,7 @@ static void check_range(struct x86_cpu *cpu, const struct x86_insn *insn, uint64
 {
     unsigned step = x86_tlb_align_checked(cpu) ? 1 : size;
     off = truncated(insn, off);
-    x86_lin(cpu, insn->seg, off, size, X86_ACCESS_WRITE);
+    element_check(cpu, insn, off, size, X86_ACCESS_WRITE);
     for (unsigned i = 0; i < size; i += step)
         x86_write_check(cpu, insn->seg, off + i, step);
 }
@@ -144,11 +151,14 @@ static void exec_maskmovdqu(struct x86_cpu *cpu, const struct x86_insn *insn)
         vector_check_avx(cpu);
     else
         vector_check_sse(cpu);
-    uint64_t off = truncated(insn, cpu->gpr[X86_RDI]);
-    // Masked bytes and the alignment of each half (CR0.AM) count, as for AMD processors.
-    x86_write_check(cpu, insn->seg, off, 8);
-    x86_write_check(cpu, insn->seg, off + 8, 8);
-    store_elements(cpu, insn, off, cpu->vec[insn->reg & 15].u8, cpu->vec[insn->rm & 15].u8, 1, 16);
+    // As AMD's processors have it: two halves, each at an address that wraps; masked bytes and the alignment
+    // of each half (CR0.AM) count.
+    const uint8_t *data = cpu->vec[insn->reg & 15].u8, *mask = cpu->vec[insn->rm & 15].u8;
+    uint64_t half[2] = {truncated(insn, cpu->gpr[X86_RDI]), truncated(insn, cpu->gpr[X86_RDI] + 8)};
+    x86_write_check(cpu, insn->seg, half[0], 8);
+    x86_write_check(cpu, insn->seg, half[1], 8);
+    store_elements(cpu, insn, half[0], data, mask, 1, 8);
+    store_elements(cpu, insn, half[1], data + 8, mask + 8, 1, 8);
 }
 
 static void exec_maskmovq(struct x86_cpu *cpu, const struct x86_insn *insn)

@@ -139,7 +139,7 @@ HANDLER(jmp_rel64)
     return go64(cpu, insn, cpu->soft.rip + (uint64_t)(int64_t)insn->imm, 0);
 }
 
-// A target that cannot be is refused before anything is pushed.
+// A target that cannot be is refused before anything is pushed, but after the stack is looked at.
 ALWAYS_INLINE const struct interp_insn *call64(struct x86_cpu *cpu, const struct interp_insn *insn,
                                                uint64_t target)
 {
@@ -147,6 +147,7 @@ ALWAYS_INLINE const struct interp_insn *call64(struct x86_cpu *cpu, const struct
     uint64_t back = cpu->soft.rip + insn[1].off;
     if (unlikely(!x86_canonical(target))) {
         exact(cpu, insn);
+        x86_write_check(cpu, X86_SS, rsp, 8);
         x86_branch(cpu, target, 8);
         return insn + 1;
     }
