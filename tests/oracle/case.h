@@ -12,6 +12,7 @@
 
 #include "base/types.h"
 #include "x86/insn.h"
+#include <stdio.h>
 
 #define ORACLE_CODE_BASE UINT64_C(0x20000000)
 #define ORACLE_WINDOW_BASE UINT64_C(0x30000000)
@@ -154,6 +155,7 @@ enum oracle_verdict oracle_compare(const struct oracle_case *c, const struct ora
 void oracle_compare_strictly(void);
 // For each row of undefined.c: the cases it applied to, and those that differ in what it masks.
 void oracle_print_masked(void);
+void oracle_write_masked(FILE *file); // the same as the elements of a JSON array
 void oracle_print_case(const struct oracle_case *c);
 void oracle_print_state(const struct oracle_state *s);
 void oracle_print_stack(const struct oracle_case *c); // what rSP points to

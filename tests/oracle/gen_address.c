@@ -30,8 +30,7 @@ uint16_t pick_code_selector(struct gen *g)
 
 // --- branches ------------------------------------------------------------------------------------
 
-// HLTs of the code page away from the instruction, or a place that faults.
-uint64_t pick_code(struct gen *g, uint16_t cs)
+static uint64_t any_code(struct gen *g, uint16_t cs)
 {
     unsigned start = g->c->code_offset;
     bool long_mode = cs == ORACLE_CS64;
@@ -57,6 +56,18 @@ uint64_t pick_code(struct gen *g, uint16_t cs)
         return long_mode ? UINT64_C(0x0000800000000000) : below(g, 0x10000) | 0xffff0000;
     default:
         return UINT64_C(0xffff800000000000); // canonical again, and the kernel's
+    }
+}
+
+// HLTs of the code page away from the instruction (also when cut to 16 bits), or a place that faults.
+uint64_t pick_code(struct gen *g, uint16_t cs)
+{
+    uint64_t base = cs == ORACLE_CS64 ? 0 : oracle_segment(cs).base;
+    for (;;) {
+        uint64_t offset = any_code(g, cs);
+        uint64_t start = ORACLE_CODE_BASE + g->c->code_offset - 2;
+        if ((uint32_t)(base + (offset & 0xffff) - start) >= 36)
+            return offset;
     }
 }
 

@@ -47,9 +47,6 @@ static void prepare_far_return(struct gen *g)
     uint64_t frame[5] = {0}, sp = stack_linear(g);
     uint8_t bytes[40];
     uint16_t cs = chance(g, 45) ? g->c->in.cs : (uint16_t)pick_selector(g);
-    // To 64-bit code AMD's processors release the parameters with 64 bits of RSP: see pick_far().
-    if (!g->code64 && (cs | 3) == ORACLE_CS64 && g->c->in.ss != ORACLE_DATA)
-        cs = g->c->in.cs;
     frame[0] = pick_code(g, cs);
     frame[1] = cs;
     if (size > 2 && chance(g, 25)) // above the selector: ignored
@@ -144,10 +141,11 @@ void prepare_registers(struct gen *g)
 uint16_t pick_far(struct gen *g)
 {
     uint16_t sel = chance(g, 45) ? g->c->in.cs : (uint16_t)pick_selector(g);
-    // AMD's processors push with 64 bits of RSP already: from any but the flat stack, and from the
-    // bottom of that, into what is the kernel's.
+    // To 64-bit code AMD's processors push with 64 bits of RSP: its upper part is the kernel's while the
+    // stack is a 16-bit one, and from the bottom of a stack the push goes to an address of the kernel's,
+    // where Linux tries again for ever.
     if (!g->code64 && (sel | 3) == ORACLE_CS64 &&
-        (g->c->in.ss != ORACLE_DATA || g->c->in.gpr[X86_RSP] < 0x100))
+        (!(oracle_segment(g->c->in.ss).attr & X86_ATTR_DB) || g->c->in.gpr[X86_RSP] < 0x100))
         sel = g->c->in.cs;
     return sel;
 }

@@ -30,6 +30,7 @@ static const char usage[] =
     "  --show N     tell at most N differences in full (20)\n"
     "  --summary    differences by form, faults by vector, and forms that never completed\n"
     "  --json FILE  the same as JSON; - is the standard output\n"
+    "  --strict     what the architecture leaves undefined counts as a difference too\n"
     "  --native     the host's side only (no judgement): a check of the harness, and its speed\n";
 
 static void judge(const struct oracle_case *c, const struct oracle_result *native,
@@ -133,13 +134,19 @@ static bool mode_parse(const char *text, uint8_t *code_size)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"cases", required_argument, NULL, 'n'}, {"seed", required_argument, NULL, 's'},
-        {"case", required_argument, NULL, 'k'},  {"form", required_argument, NULL, 'f'},
-        {"exact", required_argument, NULL, 'x'}, {"mode", required_argument, NULL, 'm'},
-        {"show", required_argument, NULL, 'w'},  {"summary", no_argument, NULL, 'y'},
-        {"json", required_argument, NULL, 'j'},  {"native", no_argument, NULL, 'o'},
-        {"help", no_argument, NULL, 'h'},        {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"cases", required_argument, NULL, 'n'},
+                                            {"seed", required_argument, NULL, 's'},
+                                            {"case", required_argument, NULL, 'k'},
+                                            {"form", required_argument, NULL, 'f'},
+                                            {"exact", required_argument, NULL, 'x'},
+                                            {"mode", required_argument, NULL, 'm'},
+                                            {"show", required_argument, NULL, 'w'},
+                                            {"summary", no_argument, NULL, 'y'},
+                                            {"json", required_argument, NULL, 'j'},
+                                            {"native", no_argument, NULL, 'o'},
+                                            {"strict", no_argument, NULL, 't'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
     struct oracle_options gen = {.seed = 1, .code_size = X86_CODE64};
     static struct tally t;
     int opt;

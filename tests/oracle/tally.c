@@ -94,6 +94,7 @@ static void print_in_full(const struct tally *t, const struct oracle_options *op
     for (unsigned i = 0; i < X86_FORM_COUNT; i++)
         if (t->failed_of[i])
             printf("differs: %8u  %s\n", t->failed_of[i], x86_forms[i].name);
+    oracle_print_masked();
     for (unsigned v = 0; v < 32; v++)
         if (t->faults[v])
             printf("fault: %-4s %" PRIu64 "\n", vector_names[v] ? vector_names[v] : "?",
@@ -149,6 +150,22 @@ int tally_write_json(const struct tally *t, const struct oracle_options *options
             fprintf(f, "%s\"%s\": %" PRIu64, comma, vector_names[v] ? vector_names[v] : "?",
                     t->faults[v]);
             comma = ", ";
+        }
+    fprintf(f, "},\n \"masked\": [");
+    oracle_write_masked(f);
+    fprintf(f, "],\n \"completed_times\": {");
+    comma = "";
+    for (unsigned i = 0; i < X86_FORM_COUNT; i++)
+        if (t->completed_of[i]) {
+            fprintf(f, "%s\n  \"%s\": %u", comma, x86_forms[i].name, t->completed_of[i]);
+            comma = ",";
+        }
+    fprintf(f, "},\n \"failed_times\": {");
+    comma = "";
+    for (unsigned i = 0; i < X86_FORM_COUNT; i++)
+        if (t->failed_of[i]) {
+            fprintf(f, "%s\n  \"%s\": %u", comma, x86_forms[i].name, t->failed_of[i]);
+            comma = ",";
         }
     comma = "";
     fprintf(f, "},\n \"never_completed\": {");

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "undefined.h"
-#include <stdio.h>
 #include <string.h>
 
 #define C X86_FLAG_CF
@@ -82,7 +81,7 @@ bool undefined_row_holds(const struct undefined_row *row, const struct oracle_ca
     }
 }
 
-void undefined_row_print(const struct undefined_row *row)
+void undefined_row_print(FILE *file, const struct undefined_row *row)
 {
     static const char *const when[] = {
         [UNDEFINED_ALWAYS] = "",
@@ -97,10 +96,10 @@ void undefined_row_print(const struct undefined_row *row)
         uint32_t flag;
         const char *name;
     } flags[] = {{O, "OF"}, {S, "SF"}, {Z, "ZF"}, {A, "AF"}, {P, "PF"}, {C, "CF"}};
-    printf("%s%s:", row->mnemonics, when[row->when]);
+    fprintf(file, "%s%s:", row->mnemonics, when[row->when]);
     for (unsigned i = 0; i < ARRAY_SIZE(flags); i++)
         if (row->flags & flags[i].flag)
-            printf(" %s", flags[i].name);
+            fprintf(file, " %s", flags[i].name);
     if (row->value)
-        printf(" destination");
+        fprintf(file, " destination");
 }

@@ -6,6 +6,7 @@
 
 #include "case.h"
 #include "x86/insn.h"
+#include <stdio.h>
 
 enum undefined_when {
     UNDEFINED_ALWAYS,
@@ -36,4 +37,4 @@ bool undefined_row_names(const struct undefined_row *row, const char *mnemonic);
 bool undefined_row_holds(const struct undefined_row *row, const struct oracle_case *c,
                          const struct x86_insn *insn, uint64_t rflags_after);
 // What the row says in a few characters: "shl/shr count>1: OF".
-void undefined_row_print(const struct undefined_row *row);
+void undefined_row_print(FILE *file, const struct undefined_row *row);
