@@ -103,6 +103,7 @@ static const struct state_field cpu_fields[] = {
     CPU_TRANSIENT(fault),
     CPU_TRANSIENT(delivering),
     CPU_TRANSIENT(nested),
+    CPU_TRANSIENT(fpu_ignored),
     CPU_TRANSIENT(dr6_before),
     CPU_TRANSIENT(unwind),
     CPU_TRANSIENT(platform),
@@ -110,7 +111,6 @@ static const struct state_field cpu_fields[] = {
     CPU_TRANSIENT(interp),
     CPU_TRANSIENT(engine_vcpu),
     CPU_TRANSIENT(fpu_resident),
-    CPU_TRANSIENT(fpu_ignored),
     STATE_END,
 };
 
