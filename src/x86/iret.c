@@ -196,9 +196,15 @@ static void iret_protected(struct x86_cpu *cpu, unsigned opsize)
     if (stack) {
         x86_return_commit(cpu, sel, &cs, &ss, sp);
     } else {
-        cpu->gpr[X86_RSP] = x86_sp_add(cpu->gpr[X86_RSP], 3 * opsize, cpu->stack_size);
+        // The last of the three: AMD's processors are in the new mode when they release it, so that a
+        // carry out of a 16-bit SP reaches RSP in 64-bit mode.
+        unsigned stack_size = cpu->stack_size;
+        cpu->gpr[X86_RSP] = x86_sp_add(cpu->gpr[X86_RSP], 2 * opsize, stack_size);
         x86_seg_from_desc(&cpu->seg[X86_CS], sel, &cs);
         x86_cs_loaded(cpu);
+        if (x86_is_amd(cpu))
+            stack_size = cpu->stack_size;
+        cpu->gpr[X86_RSP] = x86_sp_add(cpu->gpr[X86_RSP], opsize, stack_size);
     }
     x86_check_virtual_interrupt(cpu);
 }

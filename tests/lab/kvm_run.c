@@ -30,7 +30,7 @@
 #define INFO 0x9000u // Multiboot information, below what guests use
 #define COMMAND_LINE 0x9100u
 #define CPUS_MAX 16
-#define GAPS_MAX 20000
+#define GAPS_MAX 1000000
 #define TRIAL_SECONDS 3
 
 static uint8_t *memory;
