@@ -53,7 +53,7 @@ KNOWN = {
     "sensitive32": [(r"real mode: int", REAL_IDT)],
     "real32": [(r"FAILED (int n|idtr)", REAL_IDT)],
     "segments64": [(r"cpl 3[ :]|\d+ failures in all", RING3_GDT), (r"FAILED (iretq?|retq?|ret n|jmp|call): ", NO_RINGS), (r"FAILED (lldt|ltr): ", LTR_ORDER),
-                   (r"FAILED limits: ", LIMITS), (r"RDFSBASE and its like", "SDM RDFSBASE: ring 3 runs with the host's CR4")],
+                   (r"FAILED (limits|limits of the stack|stacks): ", LIMITS), (r"RDFSBASE and its like", "SDM RDFSBASE: ring 3 runs with the host's CR4")],
     "gates64": [(r"FAILED ", "SDM vol. 3A, 6.12: this emulator delivers and returns by its own code, without the gates' checks")],
     "segments32": [(r"FAILED limits: ", LIMITS)],
     "selftest64": [(r"int 80h: got vector 6", INT_N), (r"handlers: (resumed in ring 3|ran on): got", INT_N)],
