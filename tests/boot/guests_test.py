@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real systems that are no Linux of their own, from Debian's packages (scripts/fetch-guest): how far they must come.
 
-usage: guests_test.py --croft FILE NAME
+usage: guests_test.py --croft FILE [--engine NAME] NAME
 
   xen        Xen alone: its banner, then its panic for want of a dom0
   xen-dom0   Xen with Debian's kernel as PV dom0, to a shell script that powers off
@@ -28,6 +28,7 @@ echo "dom0 has $(/bin/busybox grep -c ^processor /proc/cpuinfo) processors, $(/b
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--croft", required=True)
+parser.add_argument("--engine", default="auto")
 parser.add_argument("--timeout", type=int, default=500)
 parser.add_argument("name")
 args = parser.parse_args()
@@ -39,7 +40,7 @@ def fetch(*names):
 
 def run(until, never, *words):
     """Runs until the output matches `until`; fails when it matches `never` or the guest ends before."""
-    command = [args.croft, "run", "--no-reboot", "--timeout", str(args.timeout), *words]
+    command = [args.croft, "run", "--engine", args.engine, "--no-reboot", "--timeout", str(args.timeout), *words]
     seen, started = "", time.monotonic()
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as p:
         while True:

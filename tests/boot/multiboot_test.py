@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multiboot kernels: what a guest receives from the loader, and files whose headers lie.
 
-usage: multiboot_test.py --croft FILE --elf FILE --addresses FILE --demanding FILE --pvh FILE
+usage: multiboot_test.py --croft FILE [--engine NAME] --elf FILE --addresses FILE --demanding FILE --pvh FILE
 """
 import argparse
 import os
@@ -15,13 +15,14 @@ import tempfile
 parser = argparse.ArgumentParser()
 for name in ("croft", "elf", "addresses", "demanding", "pvh"):
     parser.add_argument("--" + name, required=True)
+parser.add_argument("--engine", default="auto")
 args = parser.parse_args()
 work = tempfile.mkdtemp()
 failed = 0
 
 
 def run(kernel, *more, memory="16M"):
-    result = subprocess.run([args.croft, "run", "--kernel", kernel, "--memory", memory, "--timeout", "60", *more],
+    result = subprocess.run([args.croft, "run", "--engine", args.engine, "--kernel", kernel, "--memory", memory, "--timeout", "60", *more],
                             stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False)
     return result.returncode, result.stdout.decode(errors="replace").replace("\r", ""), \
         result.stderr.decode(errors="replace")

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line on good and bad input: exit status, and one line that names the cause and the remedy.
 
-usage: cli_test.py --croft FILE --hello FILE --rubbish FILE --flood FILE [--rounds N]
+usage: cli_test.py --croft FILE [--engine NAME] --hello FILE --rubbish FILE --flood FILE [--rounds N]
 """
 import argparse
 import json
@@ -25,7 +25,9 @@ parser.add_argument("--hello", required=True)
 parser.add_argument("--rubbish", required=True)
 parser.add_argument("--flood", required=True)
 parser.add_argument("--rounds", type=int, default=5)
+parser.add_argument("--engine")
 args = parser.parse_args()
+RUN = ["run"] + (["--engine", args.engine] if args.engine else [])
 work = tempfile.mkdtemp()
 passed = failed = 0
 
@@ -41,6 +43,8 @@ def verdict(name, problems):
 
 
 def croft(*words, stdin=subprocess.DEVNULL, timeout=120):
+    if words[:1] == ("run",) and words[1:] != ("--help",):
+        words = (*RUN, *words[1:])
     return subprocess.run([args.croft, *words], stdin=stdin, capture_output=True, timeout=timeout, check=False)
 
 
@@ -85,6 +89,27 @@ def usage():
     engines = json.loads(result.stdout)
     verdict("engines as JSON", [] if any(e["name"] == "interp" and e["usable"] for e in engines)
             else [f"{engines}"])
+    verdict("engines tell why", [f"{e}" for e in engines if not e["why"] or not e["summary"]])
+    first = next((e["name"] for e in engines if e["usable"]), None)
+    verdict("the first usable engine is the automatic one",
+            [f"{e}" for e in engines if e["auto"] != (e["name"] == first)])
+    lines = croft("engines").stdout.decode().splitlines()
+    verdict("engines, two lines each", [] if len(lines) == 2 * len(engines) and all(
+        re.match(rf"{e['name']} +{'yes' if e['usable'] else 'no'} ", line) and
+        line.endswith("(auto)") == e["auto"] and lines[2 * i + 1].strip() == e["why"]
+        for i, (e, line) in enumerate(zip(engines, lines[::2]))) else lines)
+    expect("engines, unknown option", ["engines", "--yaml"], 2, "--yaml")
+    for name in ["auto"] + [e["name"] for e in engines if e["usable"]]:
+        result = croft("run", "--engine", name, "--kernel", args.hello, "--append", "", "--timeout", "60",
+                       "--memory", "16M", "--stats=json")
+        stats = re.search(r'"engine": "(\w+)"', result.stderr.decode())
+        verdict(f"--engine {name}", [] if stats and stats[1] == (first if name == "auto" else name)
+                else [f"{result}"])
+    for e in engines:
+        if not e["usable"]:
+            expect(f"--engine {e['name']}, which this host cannot use",
+                   ["run", "--kernel", args.hello, "--engine", e["name"]], 1, re.escape(e["why"]))
+    known = ", ".join(["auto"] + [e["name"] for e in engines])
     expect("no kernel", ["run"], 2, "--kernel FILE is needed")
     expect("unknown flag", ["run", "--frobnicate"], 2, "--frobnicate")
     expect("flag without value", ["run", "--kernel"], 2, "--kernel needs a value")
@@ -100,7 +125,7 @@ def usage():
     expect("too new for a 486", ["run", "--kernel", args.hello, "--cpu", "486,+avx"], 2, "too new")
     for model in ("486", "pentium", "pentium,-apic"):
         expect(f"hello on {model}", ["run", "--kernel", args.hello, "--cpu", model], 0, out="hello from PVH")
-    expect("engine", ["run", "--kernel", args.hello, "--engine", "steam"], 2, "steam")
+    expect("engine", ["run", "--kernel", args.hello, "--engine", "steam"], 2, f'"steam"; known: {known}')
     expect("serial", ["run", "--kernel", args.hello, "--serial", "carrier-pigeon"], 2, "stdio, file=PATH")
     expect("stats", ["run", "--kernel", args.hello, "--stats=xml"], 2, "json")
     expect("timeout", ["run", "--kernel", args.hello, "--timeout", "0"], 2, "--timeout")
@@ -174,7 +199,7 @@ def endings():
     verdict("statistics as JSON", [] if stats["vcpus"][0]["instructions"] > 100 else [result.stderr.decode()])
     expect("statistics as a table", ["run", "--kernel", args.hello, "--stats"], 0, r"instructions +\d+")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        with subprocess.Popen([args.croft, "run", "--kernel", args.hello, "--append", "spin"],
+        with subprocess.Popen([args.croft, *RUN, "--kernel", args.hello, "--append", "spin"],
                               stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
             process.stdout.readline()
             process.send_signal(number)
@@ -198,7 +223,7 @@ def read_until(fd, text, seconds=30):
 def terminal():
     master, slave = pty.openpty()
     before = termios.tcgetattr(slave)
-    with subprocess.Popen([args.croft, "run", "--kernel", args.hello, "--append", "spin"], stdin=slave,
+    with subprocess.Popen([args.croft, *RUN, "--kernel", args.hello, "--append", "spin"], stdin=slave,
                           stdout=slave, stderr=slave) as process:
         seen = read_until(master, b"hello from PVH")
         raw = termios.tcgetattr(slave)
@@ -214,7 +239,7 @@ def terminal():
         (b"hello from PVH" in seen, "no output"), (raw != before, "not raw"), (b"Ctrl-a x" in helped, "no help"),
         (alive, "Ctrl-C ended it"), (status == 7, f"status {status}"), (after == before, "not restored")) if not ok])
     for number in (signal.SIGTERM, signal.SIGSEGV):
-        with subprocess.Popen([args.croft, "run", "--kernel", args.hello, "--append", "spin"], stdin=slave,
+        with subprocess.Popen([args.croft, *RUN, "--kernel", args.hello, "--append", "spin"], stdin=slave,
                               stdout=slave, stderr=slave) as process:
             read_until(master, b"hello from PVH")
             process.send_signal(number)
@@ -225,7 +250,7 @@ def terminal():
 
 def serial_socket():
     at = os.path.join(work, "serial.sock")
-    with subprocess.Popen([args.croft, "run", "--kernel", args.hello, "--append", "flood", "--serial",
+    with subprocess.Popen([args.croft, *RUN, "--kernel", args.hello, "--append", "flood", "--serial",
                            "socket=" + at], stdin=subprocess.DEVNULL) as process:
         for _ in range(100):
             if os.path.exists(at):
@@ -262,7 +287,7 @@ def rubbish():
 def flood():
     """A guest that keeps a device busy, with output that nobody reads, still ends when it is asked to."""
     for mode in ("port", "strings", "debug", "memory", "split"):
-        with subprocess.Popen([args.croft, "run", "--verbose", "--kernel", args.flood, "--append", mode, "--memory",
+        with subprocess.Popen([args.croft, *RUN, "--verbose", "--kernel", args.flood, "--append", mode, "--memory",
                                "16M"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE) as process:
             time.sleep(1.5)

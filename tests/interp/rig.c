@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // See rig.h.
 #include "rig.h"
+#include "../engine_under_test.h"
 #include "../quiet_platform.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -120,20 +121,20 @@ struct rig *rig_create(enum rig_mode mode)
             long_mode(rig);
     }
     rig->cpu->gpr[X86_RSP] = RIG_STACK;
-    rig->engine = engine_interp.create(rig->memory, &err);
-    rig->vcpu = rig->engine ? engine_interp.vcpu_create(rig->engine, rig->cpu, &err) : NULL;
+    rig->engine = engine_under_test()->create(rig->memory, &err);
+    rig->vcpu = rig->engine ? engine_under_test()->vcpu_create(rig->engine, rig->cpu, &err) : NULL;
     if (!rig->vcpu)
         die(err.message);
     for (unsigned seg = 0; seg < X86_SEG_COUNT; seg++)
         x86_seg_changed(rig->cpu, seg);
-    engine_interp.set_state(rig->vcpu);
+    engine_under_test()->set_state(rig->vcpu);
     return rig;
 }
 
 void rig_destroy(struct rig *rig)
 {
-    engine_interp.vcpu_destroy(rig->vcpu);
-    engine_interp.destroy(rig->engine);
+    engine_under_test()->vcpu_destroy(rig->vcpu);
+    engine_under_test()->destroy(rig->engine);
     memory_destroy(rig->memory);
     free(rig->cpu);
     free(rig);
@@ -168,7 +169,7 @@ void rig_start(struct rig *rig, unsigned n)
 enum vm_exit_reason rig_run(struct rig *rig, uint64_t max)
 {
     struct vm_exit exit;
-    engine_interp.run(rig->vcpu, max, &exit);
+    engine_under_test()->run(rig->vcpu, max, &exit);
     return exit.reason;
 }
 
@@ -182,7 +183,7 @@ void rig_gate(struct rig *rig, unsigned vector, uint64_t offset)
 uint64_t rig_counter(struct rig *rig, const char *name)
 {
     struct engine_counter counters[ENGINE_COUNTERS_MAX];
-    unsigned n = engine_interp.counters(rig->vcpu, counters, ENGINE_COUNTERS_MAX);
+    unsigned n = engine_under_test()->counters(rig->vcpu, counters, ENGINE_COUNTERS_MAX);
     for (unsigned i = 0; i < n; i++)
         if (strcmp(counters[i].name, name) == 0)
             return counters[i].value;

@@ -5,8 +5,8 @@
 // without a complaint. Found besides: a run that does not come back.
 //
 // usage: storm [first seed [seeds [processors]]]; one seed alone repeats exactly with one processor.
+#include "../engine_under_test.h"
 #include "base/state.h"
-#include "engine/engine.h"
 #include "memory/memory.h"
 #include "x86/cpuid.h"
 #include "x86/system.h"
@@ -361,14 +361,15 @@ static bool run_seed(struct storm *s, uint64_t seed, uint64_t pages)
     random_state(s);
     if (x86_cpu_state.post_load(s->cpu, &err))
         return false;
-    engine_interp.set_state(s->vcpu);
+    engine_under_test()->set_state(s->vcpu);
     for (unsigned i = 0; i < RUNS && exit.reason != VM_EXIT_SHUTDOWN; i++) {
         static const uint32_t events[] = {X86_EVENT_INTR, X86_EVENT_NMI, X86_EVENT_EXIT,
                                           X86_EVENT_INTR, X86_EVENT_FLUSH};
         if (i)
-            engine_interp.signal(s->vcpu, chance(s, 2) ? X86_EVENT_INIT | X86_EVENT_SIPI
-                                                       : events[below(s, ARRAY_SIZE(events))]);
-        engine_interp.run(s->vcpu, 1 + below(s, 300), &exit);
+            engine_under_test()->signal(s->vcpu, chance(s, 2)
+                                                     ? X86_EVENT_INIT | X86_EVENT_SIPI
+                                                     : events[below(s, ARRAY_SIZE(events))]);
+        engine_under_test()->run(s->vcpu, 1 + below(s, 300), &exit);
         if (exit.reason == VM_EXIT_ERROR) {
             fprintf(stderr, "storm: seed %llu: %s\n", (unsigned long long)seed, exit.message);
             abort();
@@ -398,7 +399,7 @@ static bool watch(struct storm *s)
     uint64_t seed = 0;
     for (unsigned kicks = 0; !s->done; kicks++) {
         usleep(KICK_US);
-        engine_interp.kick(s->vcpu);
+        engine_under_test()->kick(s->vcpu);
         if (s->seed != seed) {
             seed = s->seed;
             kicks = 0;
@@ -437,7 +438,7 @@ static void create(struct storm *s, struct memory *memory, struct engine *engine
     s->cpu->platform = &s->platform;
     s->cpu->model = &model;
     x86_reset(s->cpu, false);
-    s->vcpu = engine_interp.vcpu_create(engine, s->cpu, &err);
+    s->vcpu = engine_under_test()->vcpu_create(engine, s->cpu, &err);
     if (!s->vcpu) {
         fprintf(stderr, "storm: %s\n", err.message);
         exit(1);
@@ -467,7 +468,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "storm: %s\n", err.message);
         return 1;
     }
-    struct engine *engine = engine_interp.create(memory, &err);
+    struct engine *engine = engine_under_test()->create(memory, &err);
     if (!engine) {
         fprintf(stderr, "storm: %s\n", err.message);
         return 1;
@@ -487,10 +488,10 @@ int main(int argc, char **argv)
         pthread_join(thread[i], NULL);
     }
     for (unsigned i = 0; i < cpus; i++) {
-        engine_interp.vcpu_destroy(storm[i].vcpu);
+        engine_under_test()->vcpu_destroy(storm[i].vcpu);
         free(storm[i].cpu);
     }
-    engine_interp.destroy(engine);
+    engine_under_test()->destroy(engine);
     memory_destroy(memory);
     return 0;
 }

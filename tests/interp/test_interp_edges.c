@@ -2,6 +2,7 @@
 // The interpreter at its edges, on a few bytes of code each: shadows, exact addresses of faults, string
 // instructions that are stopped, stores to code that lies across a border, privilege within a ring. What
 // seeded faults showed to be untested elsewhere (docs/seeded-faults.md).
+#include "../engine_under_test.h"
 #include "rig.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -81,7 +82,7 @@ static void test_stack_shadow(void **state)
         uint8_t code[] = {0xfb, 0x90, 0x90, 0x90, 0x90}; // sti; the load; nop
         memcpy(code + 1, loads[i], 4);
         rig->pending_vector = 0x40;
-        engine_interp.signal(rig->vcpu, X86_EVENT_INTR);
+        engine_under_test()->signal(rig->vcpu, X86_EVENT_INTR);
         assert_int_equal(run_at(rig, CODE, code, sizeof(code)), VM_EXIT_HALT);
         assert_int_equal(vector_taken(rig), 0x40);
         ip = (uint16_t)rig_read64(rig, rig->cpu->gpr[X86_RSP] & 0xffff);
@@ -98,7 +99,7 @@ static void test_shadow_ends(void **state)
     assert_int_equal(RUN(rig, 0x8e, 0xd0, 0x90), VM_EXIT_HALT); // mov ss, ax; nop; hlt
     assert_int_equal(rig->cpu->shadow, 0);
     rig->pending_vector = 0x40;
-    engine_interp.signal(rig->vcpu, X86_EVENT_INTR);
+    engine_under_test()->signal(rig->vcpu, X86_EVENT_INTR);
     assert_int_equal(rig_run(rig, 100), VM_EXIT_HALT);
     assert_int_equal(vector_taken(rig), 0x40);
     rig_destroy(rig);
@@ -272,7 +273,7 @@ static void interrupting_write(void *opaque, uint64_t offset, uint64_t value, un
     struct rig *rig = opaque;
     if (++rig->port_writes == 3) {
         rig->pending_vector = 0x40;
-        engine_interp.signal(rig->vcpu, X86_EVENT_INTR);
+        engine_under_test()->signal(rig->vcpu, X86_EVENT_INTR);
     }
 }
 static uint64_t no_read(void *opaque, uint64_t offset, unsigned size)
@@ -406,7 +407,7 @@ static struct rig *rig_at_level(unsigned cpl, uint64_t cr4)
     cpu->seg[X86_SS].attr = 0xc093 | cpl << 5;
     cpu->tr = (struct x86_seg){.sel = 0x28, .attr = 0x8b, .limit = 0x67, .base = 0x4000};
     rig_write64(rig, 0x4004, RIG_STACK); // RSP0
-    engine_interp.set_state(rig->vcpu);
+    engine_under_test()->set_state(rig->vcpu);
     return rig;
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bench.h"
+#include "../engine_under_test.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -141,15 +142,15 @@ bool bench_engine(struct bench *b, const uint8_t *code, unsigned len, unsigned c
     struct vm_exit exit;
     struct error err = {0};
     if (b->engine == NULL) {
-        b->engine = engine_interp.create(b->memory, &err);
-        b->vcpu = engine_interp.vcpu_create(b->engine, &b->cpu, &err);
+        b->engine = engine_under_test()->create(b->memory, &err);
+        b->vcpu = engine_under_test()->vcpu_create(b->engine, &b->cpu, &err);
     }
     b->cpu.rip = 0x2000;
     b->cpu.rflags = X86_FLAG_R1;
     memory_write(b->memory, 0x2000, code, len);
     memory_write(b->memory, 0x2000 + len, "\xf4", 1);
-    engine_interp.set_state(b->vcpu);
-    engine_interp.run(b->vcpu, count, &exit);
+    engine_under_test()->set_state(b->vcpu);
+    engine_under_test()->run(b->vcpu, count, &exit);
     return exit.reason == VM_EXIT_BUDGET && b->cpu.rip == 0x2000 + len;
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Nanoseconds per instruction of short floating-point loops in the interpreter. Not a test.
 
+#include "../engine_under_test.h"
 #include "bench.h"
-#include "engine/engine.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -53,8 +53,8 @@ int main(void)
     struct error err = {0};
     double nop = 0;
     b->cpu.rflags = 2;
-    struct engine *engine = engine_interp.create(b->memory, &err);
-    struct engine_vcpu *vcpu = engine_interp.vcpu_create(engine, cpu, &err);
+    struct engine *engine = engine_under_test()->create(b->memory, &err);
+    struct engine_vcpu *vcpu = engine_under_test()->vcpu_create(engine, cpu, &err);
     for (unsigned i = 0; i < sizeof(loops) / sizeof(loops[0]); i++) {
         uint8_t code[256];
         unsigned n = 0, copies = 0;
@@ -75,11 +75,11 @@ int main(void)
             cpu->vec[k].f64[0] = 1.0 + k;
         cpu->mxcsr = loops[i].mxcsr;
         cpu->x87.fcw = 0x37f, cpu->x87.fsw = 0, cpu->x87.ftw = 0xffff;
-        engine_interp.set_state(vcpu);
+        engine_under_test()->set_state(vcpu);
         struct vm_exit exit;
-        engine_interp.run(vcpu, 1000000, &exit);
+        engine_under_test()->run(vcpu, 1000000, &exit);
         double t = now();
-        engine_interp.run(vcpu, 10000000, &exit);
+        engine_under_test()->run(vcpu, 10000000, &exit);
         t = (now() - t) / 1e7;
         if (i == 0)
             nop = t;
