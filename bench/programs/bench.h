@@ -17,7 +17,8 @@ struct program {
 
 extern const struct program program_sort, program_sieve, program_crc, program_fib, program_chase,
     program_icall, program_nbody, program_matmul, program_matmul_avx2, program_x87, program_memcpy,
-    program_getppid, program_pgfault, program_fork, program_pipe;
+    program_getppid, program_pgfault, program_fork, program_pipe, program_threads,
+    program_processes;
 
 static inline uint64_t bench_random(uint64_t *state) // xorshift64
 {

@@ -11,13 +11,15 @@
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
 static const struct program *const programs[] = {
-    &program_sort,   &program_sieve,   &program_crc,     &program_fib,         &program_chase,
-    &program_icall,  &program_nbody,   &program_matmul,  &program_matmul_avx2, &program_x87,
-    &program_memcpy, &program_getppid, &program_pgfault, &program_fork,        &program_pipe,
+    &program_sort,    &program_sieve,     &program_crc,     &program_fib,         &program_chase,
+    &program_icall,   &program_nbody,     &program_matmul,  &program_matmul_avx2, &program_x87,
+    &program_memcpy,  &program_getppid,   &program_pgfault, &program_fork,        &program_pipe,
+    &program_threads, &program_processes,
 };
 #define COUNT (sizeof(programs) / sizeof(programs[0]))
 
@@ -116,7 +118,7 @@ static void first_process(void)
         run_list(list);
     }
     say("=== end\n");
-    usleep(100000); // the console empties
+    tcdrain(1); // the console empties
     reboot(RB_POWER_OFF);
 }
 
