@@ -44,7 +44,8 @@ void clock_real_start(struct clock_real *clock)
 
 static uint64_t clock_counted_now(struct clock *base)
 {
-    return ((struct clock_counted *)base)->ns;
+    struct clock_counted *clock = (struct clock_counted *)base;
+    return clock->ns + (clock->count ? clock->count(clock->opaque) : 0);
 }
 
 void clock_counted_init(struct clock_counted *clock, uint64_t epoch_ns)
@@ -52,6 +53,8 @@ void clock_counted_init(struct clock_counted *clock, uint64_t epoch_ns)
     clock->clock.now_ns = clock_counted_now;
     clock->clock.epoch_ns = epoch_ns;
     clock->ns = 0;
+    clock->count = NULL;
+    clock->opaque = NULL;
 }
 
 void clock_counted_advance(struct clock_counted *clock, uint64_t ns)

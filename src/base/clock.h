@@ -28,11 +28,13 @@ void clock_real_init(struct clock_real *clock); // starts running at 0, epoch fr
 void clock_real_stop(struct clock_real *clock);
 void clock_real_start(struct clock_real *clock);
 
-// Counted time: advances only when told to, by an engine (instructions) or by an idle warp. For
-// deterministic runs and for tests.
+// Counted time: advances only when told to (an idle processor's leap, a test), and by one nanosecond for
+// each unit of `count`, when that is set: instructions, in deterministic runs.
 struct clock_counted {
     struct clock clock;
     _Atomic uint64_t ns;
+    uint64_t (*count)(void *opaque); // never goes back but together with an advance; may be NULL
+    void *opaque;
 };
 void clock_counted_init(struct clock_counted *clock, uint64_t epoch_ns);
 void clock_counted_advance(struct clock_counted *clock, uint64_t ns);

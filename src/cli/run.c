@@ -28,6 +28,7 @@ const char cli_run_help[] =
     "  --serial WHERE      first serial port: stdio (default), file=PATH, socket=PATH, none\n"
     "  --name NAME         the VM's name in messages\n"
     "the run:\n"
+    "  --deterministic[=SEED]  time counts instructions: the same run every time; one processor\n"
     "  --timeout SECONDS   end the run after this much time\n"
     "  --no-reboot         a reset or triple fault of the guest ends the run\n"
     "  --stats[=json]      print counters to stderr at the end\n"
@@ -52,27 +53,30 @@ enum {
     OPT_SERIAL,
     OPT_NAME,
     OPT_TIMEOUT,
+    OPT_DETERMINISTIC,
     OPT_NO_REBOOT,
     OPT_STATS,
     OPT_VERBOSE
 };
 
-static const struct option options[] = {{"kernel", required_argument, NULL, OPT_KERNEL},
-                                        {"boot", required_argument, NULL, OPT_BOOT},
-                                        {"module", required_argument, NULL, OPT_MODULE},
-                                        {"initrd", required_argument, NULL, OPT_INITRD},
-                                        {"append", required_argument, NULL, OPT_APPEND},
-                                        {"memory", required_argument, NULL, OPT_MEMORY},
-                                        {"cpus", required_argument, NULL, OPT_CPUS},
-                                        {"cpu", required_argument, NULL, OPT_CPU},
-                                        {"engine", required_argument, NULL, OPT_ENGINE},
-                                        {"serial", required_argument, NULL, OPT_SERIAL},
-                                        {"name", required_argument, NULL, OPT_NAME},
-                                        {"timeout", required_argument, NULL, OPT_TIMEOUT},
-                                        {"no-reboot", no_argument, NULL, OPT_NO_REBOOT},
-                                        {"stats", optional_argument, NULL, OPT_STATS},
-                                        {"verbose", no_argument, NULL, OPT_VERBOSE},
-                                        {0}};
+static const struct option options[] = {
+    {"kernel", required_argument, NULL, OPT_KERNEL},
+    {"boot", required_argument, NULL, OPT_BOOT},
+    {"module", required_argument, NULL, OPT_MODULE},
+    {"initrd", required_argument, NULL, OPT_INITRD},
+    {"append", required_argument, NULL, OPT_APPEND},
+    {"memory", required_argument, NULL, OPT_MEMORY},
+    {"cpus", required_argument, NULL, OPT_CPUS},
+    {"cpu", required_argument, NULL, OPT_CPU},
+    {"engine", required_argument, NULL, OPT_ENGINE},
+    {"serial", required_argument, NULL, OPT_SERIAL},
+    {"name", required_argument, NULL, OPT_NAME},
+    {"timeout", required_argument, NULL, OPT_TIMEOUT},
+    {"deterministic", optional_argument, NULL, OPT_DETERMINISTIC},
+    {"no-reboot", no_argument, NULL, OPT_NO_REBOOT},
+    {"stats", optional_argument, NULL, OPT_STATS},
+    {"verbose", no_argument, NULL, OPT_VERBOSE},
+    {0}};
 
 // A whole number in [min, max]; anything else is an error that says the range.
 static int parse_number(const char *text, const char *flag, uint64_t min, uint64_t max,
@@ -191,6 +195,11 @@ static int parse_options(int argc, char **argv, struct run_options *run, struct 
             if (parse_number(value, "--timeout", 1, 1000000000, &n, err))
                 return -1;
             m->timeout = (unsigned)n;
+            break;
+        case OPT_DETERMINISTIC:
+            if (optarg && parse_number(value, "--deterministic", 0, UINT64_MAX, &m->seed, err))
+                return -1;
+            m->deterministic = true;
             break;
         case OPT_NO_REBOOT:
             m->no_reboot = true;

@@ -52,6 +52,9 @@ struct engine_ops {
     // Executes until there is a reason to stop. max_instructions 0: no limit; else stops precisely after
     // that many instructions.
     void (*run)(struct engine_vcpu *vcpu, uint64_t max_instructions, struct vm_exit *exit);
+    // Instructions retired so far, exactly, for the clock of deterministic runs (x86_platform.counted). Called
+    // on the vCPU's thread, also from what the board does during an instruction, which does not count yet.
+    uint64_t (*retired)(const struct engine_vcpu *vcpu);
     // Makes run() return VM_EXIT_KICK soon (within a block of code); stays pending until it did.
     void (*kick)(struct engine_vcpu *vcpu);
     // Posts X86_EVENT_ bits: an interrupt is deliverable, NMI, INIT, SIPI. Level-like: the engine asks

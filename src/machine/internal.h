@@ -4,7 +4,7 @@
 //
 // Locks: the board lock (memory_lock) guards the chips and `pv`; `lock` guards the fields under it and
 // is never held while the board lock is taken. vCPU threads take the board lock only through memory.h
-// and the platform callbacks.
+// and the platform callbacks, and to run the board's timers in counted.c.
 #pragma once
 
 #include "backend/console.h"
@@ -45,6 +45,7 @@ struct vcpu {
     pthread_mutex_t sleep_lock; // with `wake`: HLT
     pthread_cond_t wake;
     uint64_t halts;
+    uint64_t random; // state of the deterministic generator
 };
 
 // The chips of the board. One of each, but for local APICs.
@@ -69,8 +70,14 @@ struct board {
 struct machine {
     struct machine_config config;
     struct memory *memory;
-    struct clock_real clock;
-    struct timer_queue timers;
+    struct clock *clock; // the board's: one of the next two
+    struct clock_real real;
+    struct clock_counted counted;
+    uint64_t counted_before;          // instructions retired before the last reset
+    _Atomic uint64_t counted_retired; // the count as threads other than the vCPU's see it
+    _Atomic uint64_t counted_until;   // time at which the engine stops by itself
+    struct timer_queue timers;        // the board's, on `clock`
+    struct timer_queue host_timers;   // on `real`
     struct loop *loop;
     struct console *console;
     struct board board;
@@ -100,10 +107,25 @@ void board_destroy(struct machine *machine);
 void board_reset(struct machine *machine);  // board lock held
 void board_tables(struct machine *machine); // ACPI and SMBIOS into memory
 
+// machine.c
+void machine_reset_board(struct machine *machine); // all vCPUs stand, board lock not held
+
+// counted.c: deterministic runs
+void counted_init(struct machine *machine);
+void counted_watch(struct machine *machine);       // the board's timers are ready
+void counted_rebase(struct machine *machine);      // before cpu->icount goes back to 0
+uint64_t counted_retired(struct machine *machine); // instructions since power-on
+uint64_t counted_random(struct vcpu *vcpu);
+// As engine_ops.run: runs `count` instructions (0: no limit), fires the board's timers at their instruction
+// and leaps over idle time. VM_EXIT_HALT: asleep and no timer is armed.
+void counted_run(struct vcpu *vcpu, uint64_t count, struct vm_exit *exit);
+
 // vcpu.c
 int vcpu_create(struct machine *machine, unsigned index, struct error *err);
 void vcpu_destroy(struct vcpu *vcpu);
 int vcpu_start(struct vcpu *vcpu, struct error *err); // starts the thread
 void vcpu_signal(struct vcpu *vcpu, uint32_t events); // any thread: engine events and wake-up
 void vcpu_kick(struct vcpu *vcpu);                    // out of run() or sleep
-int vcpu_current(void); // index of the processor this thread runs, -1 on other threads
+uint32_t
+vcpu_wakes(const struct vcpu *vcpu); // the X86_EVENT_ bits that end its sleep in its present state
+int vcpu_current(void);              // index of the processor this thread runs, -1 on other threads

@@ -49,10 +49,11 @@ void machine_request_reset(struct machine *machine)
     pthread_mutex_lock(&machine->lock);
     bool first = !machine->reset_pending;
     machine->reset_pending = true;
-    machine->pause = true;
+    machine->pause = !machine->config.deterministic;
     pthread_mutex_unlock(&machine->lock);
     kick_all(machine);
-    if (first && loop_call(machine->loop, machine_reset_now, machine) < 0)
+    if (first && !machine->config.deterministic &&
+        loop_call(machine->loop, machine_reset_now, machine) < 0)
         machine_request_end(machine, MACHINE_ERROR);
 }
 
@@ -77,6 +78,8 @@ static int machine_power_up(struct machine *machine, struct error *err)
         return -1;
     for (unsigned i = 0; i < machine->cpu_count; i++) {
         struct vcpu *vcpu = &machine->vcpus[i];
+        if (machine->config.deterministic)
+            counted_rebase(machine);
         x86_reset(vcpu->cpu, false);
         boot_memory_types(vcpu->cpu);
         pv_vcpu_reset(&vcpu->pv);
@@ -89,11 +92,28 @@ static int machine_power_up(struct machine *machine, struct error *err)
     return 0;
 }
 
+void machine_reset_board(struct machine *machine)
+{
+    struct error err = {0};
+
+    log_info("the guest reset the machine");
+    memory_lock(machine->memory);
+    board_reset(machine);
+    memory_unlock(machine->memory);
+    if (machine_power_up(machine, &err)) {
+        log_error("reset: %s", err.message);
+        machine_request_end(machine, MACHINE_ERROR);
+    }
+    pthread_mutex_lock(&machine->lock);
+    machine->reset_pending = machine->pause = false;
+    pthread_cond_broadcast(&machine->changed);
+    pthread_mutex_unlock(&machine->lock);
+}
+
 // On the I/O thread, board lock held: stops the vCPUs, resets everything, goes on.
 static void machine_reset_now(void *opaque)
 {
     struct machine *machine = opaque;
-    struct error err = {0};
 
     // A vCPU on its way to its parking place may need the board lock.
     memory_unlock(machine->memory);
@@ -102,20 +122,8 @@ static void machine_reset_now(void *opaque)
         pthread_cond_wait(&machine->changed, &machine->lock);
     bool go_on = machine->end == MACHINE_RUNNING;
     pthread_mutex_unlock(&machine->lock);
-    if (go_on) {
-        log_info("the guest reset the machine");
-        memory_lock(machine->memory);
-        board_reset(machine);
-        memory_unlock(machine->memory);
-        if (machine_power_up(machine, &err)) {
-            log_error("reset: %s", err.message);
-            machine_request_end(machine, MACHINE_ERROR);
-        }
-        pthread_mutex_lock(&machine->lock);
-        machine->reset_pending = machine->pause = false;
-        pthread_cond_broadcast(&machine->changed);
-        pthread_mutex_unlock(&machine->lock);
-    }
+    if (go_on)
+        machine_reset_board(machine);
     memory_lock(machine->memory);
 }
 
@@ -209,11 +217,18 @@ static int add_memory(struct machine *machine, struct error *err)
     return 0;
 }
 
+// What the I/O thread runs: in a deterministic run the vCPU's thread runs the board's timers itself.
+static struct timer_queue *machine_loop_timers(struct machine *machine)
+{
+    return machine->config.deterministic ? &machine->host_timers : &machine->timers;
+}
+
 static int machine_build(struct machine *machine, struct error *err)
 {
     const struct machine_config *config = &machine->config;
 
-    machine->engine_ops = engine_find(config->engine, err);
+    machine->engine_ops =
+        config->engine_ops ? config->engine_ops : engine_find(config->engine, err);
     if (!machine->engine_ops || x86_cpu_model_parse(&machine->model, config->cpu, err))
         return -1;
     if (config->cpus > 1 && !machine->model.feature[X86_FEATURE_apic])
@@ -221,16 +236,31 @@ static int machine_build(struct machine *machine, struct error *err)
                          "--cpus %u: the processor model '%s' has no local APIC, and several "
                          "processors need one; use --cpus 1 or another --cpu",
                          config->cpus, machine->model.name);
+    if (config->cpus > 1 && config->deterministic)
+        return error_set(err, ERROR_USAGE,
+                         "--cpus %u: a deterministic run has one processor; leave out --cpus or "
+                         "--deterministic",
+                         config->cpus);
+    if (config->deterministic && !machine->engine_ops->retired)
+        return error_set(err, ERROR_USAGE, "--deterministic: the %s engine cannot count",
+                         machine->engine_ops->name);
     machine->memory = memory_create(err);
     if (!machine->memory || add_memory(machine, err))
         return -1;
-    clock_real_init(&machine->clock);
-    clock_real_stop(&machine->clock); // until the first instruction
-    timer_queue_init(&machine->timers, &machine->clock.clock);
-    machine->loop = loop_create(&machine->timers, board_lock, board_unlock, machine->memory, err);
+    clock_real_init(&machine->real);
+    clock_real_stop(&machine->real); // until the first instruction
+    machine->clock = &machine->real.clock;
+    if (config->deterministic)
+        counted_init(machine);
+    timer_queue_init(&machine->timers, machine->clock);
+    timer_queue_init(&machine->host_timers, &machine->real.clock);
+    machine->loop =
+        loop_create(machine_loop_timers(machine), board_lock, board_unlock, machine->memory, err);
     if (!machine->loop)
         return -1;
-    pv_init(&machine->pv, machine->memory, &machine->clock.clock);
+    if (config->deterministic)
+        counted_watch(machine);
+    pv_init(&machine->pv, machine->memory, machine->clock);
     machine->engine = machine->engine_ops->create(machine->memory, err);
     if (!machine->engine || board_create(machine, err))
         return -1;
@@ -240,7 +270,7 @@ static int machine_build(struct machine *machine, struct error *err)
         machine->cpu_count++;
     }
     board_reset(machine);
-    if (machine_power_up(machine, err) || watch_signals(machine, err))
+    if (machine_power_up(machine, err) || (!config->stepped && watch_signals(machine, err)))
         return -1;
     // Last: from here on the terminal is raw.
     machine->console = console_open(config->serial, machine->loop, err);
@@ -286,6 +316,7 @@ void machine_destroy(struct machine *machine)
     if (machine->loop) {
         loop_destroy(machine->loop);
         timer_queue_destroy(&machine->timers);
+        timer_queue_destroy(&machine->host_timers);
     }
     if (machine->signal_fd >= 0)
         close(machine->signal_fd);
@@ -297,10 +328,10 @@ void machine_destroy(struct machine *machine)
 
 enum machine_end machine_run(struct machine *machine, struct error *err)
 {
-    clock_real_start(&machine->clock);
+    clock_real_start(&machine->real);
     if (machine->config.timeout) {
-        timer_init(&machine->timeout, &machine->timers, on_timeout, machine);
-        timer_arm(&machine->timeout, clock_now(&machine->clock.clock) +
+        timer_init(&machine->timeout, machine_loop_timers(machine), on_timeout, machine);
+        timer_arm(&machine->timeout, clock_now(&machine->real.clock) +
                                          (uint64_t)machine->config.timeout * 1000000000u);
     }
     for (unsigned i = 0; i < machine->cpu_count; i++) {
@@ -348,10 +379,9 @@ void machine_print_stats(struct machine *machine, FILE *out, bool json)
                                     json_integer((json_int_t)counter[i][k].value));
             json_array_append_new(cpus, one);
         }
-        json_t *root =
-            json_pack("{s:s, s:s, s:s, s:I, s:o}", "name", machine->config.name, "engine",
-                      machine->engine_ops->name, "cpu", machine->model.name, "clock_ns",
-                      (json_int_t)clock_now(&machine->clock.clock), "vcpus", cpus);
+        json_t *root = json_pack("{s:s, s:s, s:s, s:I, s:o}", "name", machine->config.name,
+                                 "engine", machine->engine_ops->name, "cpu", machine->model.name,
+                                 "clock_ns", (json_int_t)clock_now(machine->clock), "vcpus", cpus);
         json_dumpf(root, out, JSON_INDENT(2));
         fputc('\n', out);
         json_decref(root);

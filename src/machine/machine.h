@@ -31,6 +31,14 @@ struct machine_config {
     const char *serial; // see console_open()
     bool no_reboot;     // a reset ends the run
     unsigned timeout;   // seconds of host time, 0: none
+    // Time is counted instructions: the same run every time, as long as no input comes (counted.c). One
+    // processor only.
+    bool deterministic;
+    uint64_t seed; // of RDRAND and RDSEED then
+    // Tests: driven by machine_step() on the caller's thread; signals stay the caller's. `ops` instead of
+    // an engine's name, or NULL.
+    bool stepped;
+    const struct engine_ops *engine_ops;
 };
 
 // Why a run ended.
@@ -43,6 +51,7 @@ enum machine_end {
     MACHINE_QUIT,   // the user asked (Ctrl-a x)
     MACHINE_SIGNAL, // SIGTERM, SIGINT or SIGHUP
     MACHINE_ERROR,  // the engine or the host failed
+    MACHINE_IDLE,   // machine_step() only: halted, and nothing will ever wake it
 };
 
 struct machine;
@@ -51,6 +60,9 @@ struct machine *machine_create(const struct machine_config *config, struct error
 void machine_destroy(struct machine *machine);
 // Runs on the calling thread (which becomes the I/O thread) until the end; err only for MACHINE_ERROR.
 enum machine_end machine_run(struct machine *machine, struct error *err);
+// Runs exactly this many instructions on the calling thread, fewer when the machine ends before. For
+// machines created with `deterministic` and `stepped`. MACHINE_RUNNING: not at its end yet.
+enum machine_end machine_step(struct machine *machine, uint64_t instructions);
 int machine_end_signal(const struct machine *machine); // the signal of MACHINE_SIGNAL
 
 // Requests, from any thread. The first end wins.

@@ -26,7 +26,12 @@ static int platform_intr_ack(void *opaque)
 static uint64_t platform_tsc(void *opaque)
 {
     struct vcpu *vcpu = opaque;
-    return clock_now(&vcpu->machine->clock.clock);
+    return clock_now(vcpu->machine->clock);
+}
+
+static uint64_t platform_random(void *opaque)
+{
+    return counted_random(opaque);
 }
 
 static void platform_tsc_changed(void *opaque)
@@ -127,17 +132,24 @@ void vcpu_kick(struct vcpu *vcpu)
     pthread_mutex_unlock(&vcpu->sleep_lock);
 }
 
-// Until an event that this processor can take in its present state. An interrupt while IF is clear
-// stays pending and does not wake it, as on a real processor.
-static void vcpu_sleep(struct vcpu *vcpu)
+// An interrupt while IF is clear stays pending and does not wake it, as on a real processor.
+uint32_t vcpu_wakes(const struct vcpu *vcpu)
 {
-    struct x86_cpu *cpu = vcpu->cpu;
+    const struct x86_cpu *cpu = vcpu->cpu;
     uint32_t wakes = ~0u;
 
     if (!(cpu->rflags & X86_FLAG_IF) || cpu->activity == X86_WAIT_SIPI)
         wakes &= ~(uint32_t)X86_EVENT_INTR;
     if (cpu->nmi_blocked || cpu->activity == X86_WAIT_SIPI)
         wakes &= ~(uint32_t)X86_EVENT_NMI;
+    return wakes;
+}
+
+static void vcpu_sleep(struct vcpu *vcpu)
+{
+    struct x86_cpu *cpu = vcpu->cpu;
+    uint32_t wakes = vcpu_wakes(vcpu);
+
     vcpu->halts++;
     pthread_mutex_lock(&vcpu->sleep_lock);
     while (!(atomic_load(&cpu->events) & wakes))
@@ -147,10 +159,17 @@ static void vcpu_sleep(struct vcpu *vcpu)
 
 // --- the thread ------------------------------------------------------------------------------------------
 
-// Parks while the machine wants it; false when the run is over.
+// Parks while the machine wants it; false when the run is over. In a deterministic run this thread itself
+// resets the machine.
 static bool vcpu_checkpoint(struct vcpu *vcpu)
 {
     struct machine *machine = vcpu->machine;
+    pthread_mutex_lock(&machine->lock);
+    bool reset =
+        machine->config.deterministic && machine->reset_pending && machine->end == MACHINE_RUNNING;
+    pthread_mutex_unlock(&machine->lock);
+    if (reset)
+        machine_reset_board(machine);
     pthread_mutex_lock(&machine->lock);
     while (machine->pause && machine->end == MACHINE_RUNNING) {
         machine->parked++;
@@ -171,6 +190,32 @@ int vcpu_current(void)
     return current_cpu;
 }
 
+// Acts on what ended a run; true when the processor is to sleep.
+static bool vcpu_exited(struct vcpu *vcpu, const struct vm_exit *exit)
+{
+    struct machine *machine = vcpu->machine;
+
+    switch (exit->reason) {
+    case VM_EXIT_HALT:
+        return true;
+    case VM_EXIT_SHUTDOWN:
+        // The chipset answers a shutdown cycle with a reset.
+        if (machine->config.no_reboot)
+            machine_request_end(machine, MACHINE_TRIPLE_FAULT);
+        else
+            machine_request_reset(machine);
+        return true;
+    case VM_EXIT_ERROR:
+        pthread_mutex_lock(&machine->lock);
+        machine->error = exit->message;
+        pthread_mutex_unlock(&machine->lock);
+        machine_request_end(machine, MACHINE_ERROR);
+        return false;
+    default:
+        return false;
+    }
+}
+
 static void *vcpu_thread(void *opaque)
 {
     struct vcpu *vcpu = opaque;
@@ -179,30 +224,31 @@ static void *vcpu_thread(void *opaque)
 
     current_cpu = (int)vcpu->index;
     while (vcpu_checkpoint(vcpu)) {
-        machine->engine_ops->run(vcpu->engine_vcpu, 0, &exit);
-        switch (exit.reason) {
-        case VM_EXIT_HALT:
+        if (machine->config.deterministic)
+            counted_run(vcpu, 0, &exit);
+        else
+            machine->engine_ops->run(vcpu->engine_vcpu, 0, &exit);
+        if (vcpu_exited(vcpu, &exit))
             vcpu_sleep(vcpu);
-            break;
-        case VM_EXIT_SHUTDOWN:
-            // The chipset answers a shutdown cycle with a reset.
-            if (machine->config.no_reboot)
-                machine_request_end(machine, MACHINE_TRIPLE_FAULT);
-            else
-                machine_request_reset(machine);
-            vcpu_sleep(vcpu);
-            break;
-        case VM_EXIT_ERROR:
-            pthread_mutex_lock(&machine->lock);
-            machine->error = exit.message;
-            pthread_mutex_unlock(&machine->lock);
-            machine_request_end(machine, MACHINE_ERROR);
-            break;
-        default:
-            break;
-        }
     }
     return NULL;
+}
+
+enum machine_end machine_step(struct machine *machine, uint64_t instructions)
+{
+    struct vcpu *vcpu = &machine->vcpus[0];
+    const uint64_t until = counted_retired(machine) + instructions;
+    const int before = current_cpu;
+    struct vm_exit exit = {.reason = VM_EXIT_KICK};
+    bool asleep = false;
+
+    current_cpu = 0;
+    while (vcpu_checkpoint(vcpu) && !asleep && counted_retired(machine) < until) {
+        counted_run(vcpu, until - counted_retired(machine), &exit);
+        asleep = vcpu_exited(vcpu, &exit) && exit.reason == VM_EXIT_HALT;
+    }
+    current_cpu = before;
+    return machine->end == MACHINE_RUNNING && asleep ? MACHINE_IDLE : machine->end;
 }
 
 int vcpu_start(struct vcpu *vcpu, struct error *err)
@@ -238,7 +284,11 @@ int vcpu_create(struct machine *machine, unsigned index, struct error *err)
                                            .ignne = platform_ignne,
                                            .apic_id = index,
                                            .cpu_count = machine->config.cpus,
+                                           .counted = machine->config.deterministic,
                                            .apic_enabled = platform_apic_enabled};
+    if (machine->config.deterministic)
+        vcpu->platform.random = platform_random;
+    vcpu->random = machine->config.seed + index;
     vcpu->cpu = aligned_alloc(64, (sizeof(*vcpu->cpu) + 63) / 64 * 64);
     if (!vcpu->cpu)
         return error_set(err, ERROR_HOST, "out of memory for processor %u", index);

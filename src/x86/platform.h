@@ -37,6 +37,13 @@ struct x86_platform {
     // APIC id and topology for CPUID.
     uint32_t apic_id;
     uint32_t cpu_count;
+    // The board derives time from the instructions retired (deterministic runs). An engine then keeps two
+    // promises: engine_ops.retired() is exact whenever the guest can ask the board anything, and what a
+    // device or a local APIC posts during an instruction of this very processor takes effect right behind
+    // that instruction, so that every engine is interrupted at the same places.
+    bool counted;
+    // Random numbers for RDRAND and RDSEED. NULL: the host's.
+    uint64_t (*random)(void *opaque);
     // True when the APIC is globally enabled (CPUID.1:EDX.APIC follows IA32_APIC_BASE[11]).
     bool (*apic_enabled)(void *opaque);
 };

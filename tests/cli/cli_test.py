@@ -128,6 +128,11 @@ def usage():
     expect("engine", ["run", "--kernel", args.hello, "--engine", "steam"], 2, f'"steam"; known: {known}')
     expect("serial", ["run", "--kernel", args.hello, "--serial", "carrier-pigeon"], 2, "stdio, file=PATH")
     expect("stats", ["run", "--kernel", args.hello, "--stats=xml"], 2, "json")
+    for seed in ("x", "-1", "18446744073709551616", ""):
+        expect(f"seed {seed!r}", ["run", "--kernel", args.hello, f"--deterministic={seed}"], 2, "--deterministic")
+    expect("deterministic processors", ["run", "--kernel", args.hello, "--deterministic", "--cpus", "2"], 2,
+           "--cpus 2: a deterministic run has one processor")
+    expect("deterministic", ["run", "--kernel", args.hello, "--deterministic=7"], 0, out="hello from PVH")
     expect("timeout", ["run", "--kernel", args.hello, "--timeout", "0"], 2, "--timeout")
 
 

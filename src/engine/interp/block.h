@@ -130,6 +130,10 @@ struct interp {
     bool queue_overflow;
     struct interp *next; // of the engine
 
+    // Where the running chain ends early (break_behind()): the instruction and its function.
+    struct interp_insn *broken;
+    interp_fn *broken_fn;
+
     uint64_t random_pool[32]; // RDRAND
     unsigned random_left;
     uint32_t pauses; // PAUSE instructions

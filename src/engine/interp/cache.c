@@ -242,6 +242,7 @@ void interp_invalidate(struct interp *it, gpa_t gpa, uint64_t size)
 void interp_cache_flush(struct interp *it)
 {
     interp_stop_running(it);
+    it->broken = NULL; // all blocks go
     it->cpu->soft.block = NULL;
     it->cpu->soft.link = NULL;
     for (unsigned i = 0; i < INTERP_PAGE_BUCKETS; i++)

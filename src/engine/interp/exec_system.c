@@ -327,21 +327,34 @@ EXEC(rdpmc)
     cpu->gpr[X86_RAX] = 0;
     cpu->gpr[X86_RDX] = 0;
 }
-EXEC(rdrand)
+// A number from the board's source or the host's; false when there is none now.
+static bool random_number(struct x86_cpu *cpu, uint64_t *value)
 {
     struct interp *it = cpu->interp;
+    if (cpu->platform->random) {
+        *value = cpu->platform->random(cpu->platform->opaque);
+        return true;
+    }
     if (it->random_left == 0) {
-        // The kernel never blocks nor fails here after boot; CF = 0 tells the guest to try again.
         if (getrandom(it->random_pool, sizeof(it->random_pool), GRND_NONBLOCK) !=
-            (ssize_t)sizeof(it->random_pool)) {
-            interp_put(cpu, x->rm, x->opsize, 0);
-            x86_cc_put(cpu, 0);
-            return;
-        }
+            (ssize_t)sizeof(it->random_pool))
+            return false;
         it->random_left = ARRAY_SIZE(it->random_pool);
     }
-    interp_put(cpu, x->rm, x->opsize, it->random_pool[--it->random_left]);
+    *value = it->random_pool[--it->random_left];
     it->random_pool[it->random_left] = 0;
+    return true;
+}
+EXEC(rdrand)
+{
+    uint64_t value = 0;
+    if (!random_number(cpu, &value)) {
+        // The kernel never blocks nor fails here after boot; CF = 0 tells the guest to try again.
+        interp_put(cpu, x->rm, x->opsize, 0);
+        x86_cc_put(cpu, 0);
+        return;
+    }
+    interp_put(cpu, x->rm, x->opsize, value);
     x86_cc_put(cpu, X86_FLAG_CF);
 }
 

@@ -95,6 +95,37 @@ interp_fn *const interp_plain = plain, *const interp_plain_checked = plain_check
                  *const interp_plain_rep = plain_rep,
                  *const interp_plain_end_checked = plain_end_checked;
 
+// --- exact ends of a chain -----------------------------------------------------------------------------------------
+
+// Ends the running chain behind the instruction that executes, which the handler next in line notices: its
+// function is another one until attend() puts it back.
+static void break_behind(struct interp *it)
+{
+    struct x86_cpu *cpu = it->cpu;
+    const struct interp_insn *insn = cpu->soft.insn ? cpu->soft.insn : cpu->soft.first;
+    cpu->soft.attention = 1;
+    if (!cpu->soft.block || it->broken)
+        return; // between blocks
+    it->broken = (struct interp_insn *)insn + 1;
+    it->broken_fn = it->broken->fn;
+    it->broken->fn = interp_stop;
+}
+
+static void break_undo(struct interp *it)
+{
+    if (it->broken)
+        it->broken->fn = it->broken_fn;
+    it->broken = NULL;
+}
+
+static uint64_t engine_retired(const struct engine_vcpu *vcpu)
+{
+    const struct x86_cpu *cpu = ((const struct interp *)vcpu)->cpu;
+    const struct interp_insn *insn = cpu->soft.insn;
+    return cpu->icount +
+           (insn ? (uint64_t)(insn - (const struct interp_insn *)cpu->soft.first) : 0);
+}
+
 // --- the loop ----------------------------------------------------------------------------------------------------
 
 // A fault left a chain of handlers: bring rip and icount up to it.
@@ -189,6 +220,7 @@ static bool attend(struct interp *it, struct vm_exit *exit)
     const struct x86_seg *cs = &cpu->seg[X86_CS];
     for (;;) {
         uint32_t events = atomic_load_explicit(&cpu->events, memory_order_relaxed);
+        break_undo(it);
         cpu->soft.insn = NULL;
         cpu->insn_rip = cpu->rip;
         cpu->soft.block = NULL;
@@ -389,7 +421,10 @@ nomem:
 
 static void engine_signal(struct engine_vcpu *vcpu, uint32_t events)
 {
-    atomic_fetch_or(&((struct interp *)vcpu)->cpu->events, events);
+    struct interp *it = (struct interp *)vcpu;
+    atomic_fetch_or(&it->cpu->events, events);
+    if (it == interp_current && it->cpu->platform->counted)
+        break_behind(it);
 }
 
 static void engine_kick(struct engine_vcpu *vcpu)
@@ -448,6 +483,7 @@ const struct engine_ops engine_interp = {
     .vcpu_create = engine_vcpu_create,
     .vcpu_destroy = engine_vcpu_destroy,
     .run = engine_run,
+    .retired = engine_retired,
     .kick = engine_kick,
     .signal = engine_signal,
     .get_state = engine_get_state,
