@@ -9,8 +9,9 @@
 // and ENDBR, becomes 90.
 //
 // What stays the caller's business:
-//  - implicit registers (RAX and RDX of MUL and DIV, RAX of CMPXCHG, CL of shifts, XMM0 of the blends and of PCMPxSTRM, RDX of
-//    MULX, RAX/RDX/RCX of PCMPxSTRx: gpr_read and gpr_write of the form) are the host's of the same name;
+//  - implicit registers (RAX and RDX of MUL and DIV, RAX of CMPXCHG, CL of shifts, RDX of MULX, RAX/RDX/RCX of
+//    PCMPxSTRx: gpr_read and gpr_write of the form; XMM0 of the blends and of PCMPxSTRM) are the host's of the
+//    same name; FNSTSW AX is encoded with reg 0 only;
 //  - the width and alignment of what a memory operand touches, and BT Ev,Gv's bit offset beyond it;
 //  - whether the host has the form's feature (without it LZCNT runs as BSR).
 #pragma once
