@@ -149,8 +149,9 @@ int main(void)
         const char *name;
         void (*group)(void);
     } groups[] = {
-        {"start", smp_start},         {"IPIs", smp_ipis}, {"atomic operations", smp_memory},
-        {"memory order", smp_litmus}, {"code", smp_code}, {"page tables", smp_tables}};
+        {"start", smp_start},          {"IPIs", smp_ipis}, {"atomic operations", smp_memory},
+        {"memory order", smp_litmus},  {"code", smp_code}, {"page tables", smp_tables},
+        {"paravirtual EOI", smp_pveoi}};
     cpus_find();
     for (u32 i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
         lab_section(groups[i].name);

@@ -85,3 +85,4 @@ void smp_memory(void); // smp_memory.c
 void smp_litmus(void); // smp_memory.c
 void smp_code(void);   // smp_tables.c
 void smp_tables(void); // smp_tables.c
+void smp_pveoi(void);  // smp_pveoi.c

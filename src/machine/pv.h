@@ -36,8 +36,8 @@ bool pv_msr_write(struct pv_vcpu *vcpu, uint32_t msr, uint64_t value);
 // End of interrupt without an exit. Offer: sets the guest's flag word, which lets it skip the EOI of the
 // interrupt that is being delivered; false when the guest did not enable it.
 bool pv_eoi_offer(struct pv_vcpu *vcpu);
-// Takes the flag back, atomically against the running guest; true when the guest had cleared it already,
-// which is its EOI.
+// Takes the flag back; true when the guest had cleared it already, which is its EOI. Both on the vCPU's own
+// thread, between two instructions: the guest's test-and-clear has no LOCK, and an engine may do it in parts.
 bool pv_eoi_claim(struct pv_vcpu *vcpu);
 
 #define PV_HYPERCALL_ENOSYS UINT64_C(0xfffffffffffffc18) // -KVM_ENOSYS (1000)

@@ -20,6 +20,7 @@ struct fixture {
     int last_eoi;
     struct io_region mapped;
     bool pv_enabled, pv_flag;
+    unsigned claims;
 };
 
 static void on_interrupt(void *opaque, unsigned cpu)
@@ -109,6 +110,7 @@ static bool on_claim(void *opaque, unsigned cpu)
     struct fixture *f = opaque;
     bool skipped = !f->pv_flag;
 
+    f->claims++;
     f->pv_flag = false;
     return skipped;
 }
@@ -689,6 +691,8 @@ static void test_pv_eoi(void **state)
 {
     struct fixture *f = *state;
 
+    unsigned interrupts, claims;
+
     f->pv_enabled = true;
     ipi(f, 0, 1, 0x4000 | 0x50);
     assert_int_equal(lapic_ack(f->cpu[1]), 0x50);
@@ -696,18 +700,103 @@ static void test_pv_eoi(void **state)
     f->pv_flag = false; // the guest's EOI
     ipi(f, 0, 1, 0x4000 | 0x51);
     assert_int_equal(lapic_ack(f->cpu[1]), 0x51);
-    // Not yet done when the next one arrives: the offer is withdrawn, the guest must write EOI.
+    // Not yet done when the next one arrives, on another thread: the guest may be in the midst of
+    // testing and clearing, so the flag is left alone, and the processor is made to ask.
     assert_true(f->pv_flag);
+    interrupts = f->interrupts[1];
+    claims = f->claims;
     ipi(f, 0, 1, 0x4000 | 0x52);
-    assert_false(f->pv_flag);
+    assert_int_equal(f->claims, claims);
+    assert_true(f->pv_flag);
+    assert_true(f->interrupts[1] > interrupts);
+    assert_true(lapic_may_interrupt(f->cpu[1]));
+    // It asks, not yet done: the offer is withdrawn, the guest must write EOI.
     assert_int_equal(lapic_ack(f->cpu[1]), -1);
+    assert_false(f->pv_flag);
+    assert_false(lapic_may_interrupt(f->cpu[1]));
+    interrupts = f->interrupts[1];
     eoi(f, 1);
+    assert_true(f->interrupts[1] > interrupts);
     assert_int_equal(lapic_ack(f->cpu[1]), 0x52);
     f->pv_flag = false;
     assert_int_equal(rd(f, 1, 0x100 + 0x20), 0); // ISR reads as after the EOI
     // Not offered for level-triggered interrupts.
     lapic_bus_msi(f->bus, 0xfee01000, 0xc000 | 0x71);
     assert_int_equal(lapic_ack(f->cpu[1]), 0x71);
+    assert_false(f->pv_flag);
+}
+
+// All orders of the guest's three steps (test and clear, its look at the result, IRET) and a message,
+// for messages below, in and above the class of the interrupt in service: each is delivered, exactly
+// when the priorities say so, and no EOI is lost or given twice.
+static void test_pv_eoi_orders(void **state)
+{
+    struct fixture *f = *state;
+    struct lapic *lapic = f->cpu[1];
+    static const uint8_t vectors[] = {0x41, 0x58, 0x50, 0x61};
+
+    f->pv_enabled = true;
+    for (unsigned i = 0; i < ARRAY_SIZE(vectors); i++) {
+        for (unsigned when = 0; when < 3; when++) {
+            for (unsigned asks = 0; asks < 2; asks++) { // does the processor ask in the handler?
+                uint8_t vector = vectors[i];
+                bool skip;
+
+                ipi(f, 0, 1, 0x4000 | 0x50);
+                assert_int_equal(lapic_ack(lapic), 0x50);
+                assert_true(f->pv_flag);
+                if (when == 0) {
+                    f->interrupts[1] = 0;
+                    ipi(f, 0, 1, 0x4000 | vector);
+                    // Whatever is not masked by what stays after an EOI makes it ask.
+                    assert_true(f->interrupts[1] > 0);
+                    if (asks && vector > 0x5f) { // it nests
+                        assert_int_equal(lapic_ack(lapic), vector);
+                        assert_true(f->pv_flag); // of the new one
+                        eoi(f, 1);
+                        assert_false(f->pv_flag); // 50h has to be ended by a write
+                        vector = 0;
+                    } else if (asks) {
+                        assert_int_equal(lapic_ack(lapic), -1);
+                        assert_false(f->pv_flag);
+                    }
+                }
+                skip = f->pv_flag;
+                f->pv_flag = false;
+                if (when == 1)
+                    ipi(f, 0, 1, 0x4000 | vector);
+                if (!skip)
+                    eoi(f, 1);
+                if (when == 2)
+                    ipi(f, 0, 1, 0x4000 | vector);
+                if (vector) {
+                    assert_true(lapic_may_interrupt(lapic));
+                    assert_int_equal(lapic_ack(lapic), vector);
+                    f->pv_flag = false;
+                    eoi(f, 1); // skipped, and one write too many: nothing is left in service
+                }
+                assert_int_equal(lapic_ack(lapic), -1);
+                for (unsigned reg = 0; reg < 8; reg++) {
+                    assert_int_equal(rd(f, 1, 0x100 + reg * 16), 0);
+                    assert_int_equal(rd(f, 1, 0x200 + reg * 16), 0);
+                }
+            }
+        }
+    }
+    // What the interrupt in service would mask even after its EOI does not disturb.
+    wr(f, 1, 0x80, 0x40);
+    ipi(f, 0, 1, 0x4000 | 0x50);
+    assert_int_equal(lapic_ack(lapic), 0x50);
+    f->interrupts[1] = 0;
+    ipi(f, 0, 1, 0x4000 | 0x48);
+    assert_int_equal(f->interrupts[1], 0);
+    f->pv_flag = false;
+    wr(f, 1, 0x80, 0);
+    assert_true(f->interrupts[1] > 0);
+    assert_int_equal(lapic_ack(lapic), 0x48);
+    // An INIT ends the offer too: no flag is left that would skip a later EOI.
+    assert_true(f->pv_flag);
+    ipi(f, 0, 1, 0x4500);
     assert_false(f->pv_flag);
 }
 
@@ -805,6 +894,7 @@ int main(void)
         T(test_software_disable),
         T(test_level_eoi),
         T(test_pv_eoi),
+        T(test_pv_eoi_orders),
         T(test_odd_accesses),
         T(test_priority_tie),
         T(test_raised_entries),

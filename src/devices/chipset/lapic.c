@@ -2,6 +2,7 @@
 // The local APIC's heart: requests, priorities, acknowledge, EOI, pins, errors, modes. See lapic.h.
 #include "devices/chipset/lapic_private.h"
 #include "devices/chipset/timescale.h"
+#include <string.h>
 
 bool lapic_enabled(const struct lapic *lapic)
 {
@@ -60,9 +61,26 @@ static int deliverable(const struct lapic *lapic)
     return vector >= 0 && (uint32_t)(vector & 0xf0) > (lapic_ppr(lapic) & 0xf0) ? vector : -1;
 }
 
+// While an offer stands, the guest may end the interrupt in service without a word: what waits behind
+// it has to make the processor ask, which settles the offer.
+static bool deliverable_after_offer(const struct lapic *lapic)
+{
+    uint32_t rest[8], floor = lapic->tpr & 0xf0;
+    int isr = vector_highest(lapic->isr), irr = vector_highest(lapic->irr);
+
+    if (!lapic->pv_eoi_offered || !lapic_enabled(lapic) || isr < 0 || irr < 0)
+        return false;
+    memcpy(rest, lapic->isr, sizeof(rest));
+    vector_clear(rest, isr);
+    isr = vector_highest(rest);
+    if (isr >= 0 && (uint32_t)(isr & 0xf0) > floor)
+        floor = isr & 0xf0;
+    return (uint32_t)(irr & 0xf0) > floor;
+}
+
 bool lapic_has_interrupt(const struct lapic *lapic)
 {
-    return extint_ready(lapic) || deliverable(lapic) >= 0;
+    return extint_ready(lapic) || deliverable(lapic) >= 0 || deliverable_after_offer(lapic);
 }
 
 void lapic_update(struct lapic *lapic)
@@ -107,7 +125,6 @@ bool lapic_accept(struct lapic *lapic, uint8_t vector, bool level)
         lapic_error(lapic, ESR_RECEIVE_ILLEGAL);
         return false;
     }
-    lapic_pv_eoi_sync(lapic);
     vector_set(lapic->irr, vector);
     if (level)
         vector_set(lapic->tmr, vector);
@@ -263,10 +280,10 @@ void lapic_reset_registers(struct lapic *lapic)
 {
     // SDM vol. 3, "Local APIC State After Power-Up or Reset" and "... After It Receives an
     // INIT-Reset": all but the APIC ID, IA32_APIC_BASE and what the pins are driven to.
-    if (lapic->pv_eoi_offered) {
-        lapic->pv_eoi_offered = false;
+    // An INIT may come from another processor, but there is no EOI left to lose.
+    if (lapic->pv_eoi_offered && lapic->bus->ops.pv_eoi_claim)
         lapic->bus->ops.pv_eoi_claim(lapic->bus->opaque, lapic->cpu);
-    }
+    lapic->pv_eoi_offered = false;
     lapic->tpr = 0;
     lapic->ldr = 0;
     lapic->dfr = 0xffffffff;

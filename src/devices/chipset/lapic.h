@@ -11,6 +11,8 @@
 //    through struct lapic_ops, and the processor then asks with lapic_ack().
 //  - The bus clock of the timer is 1 GHz: one count (before the divider) is one nanosecond of the
 //    VM's clock. Nothing ticks; counts are computed, and only an unmasked timer arms a host timer.
+//  - A paravirtual EOI that was offered is settled (lapic_pv_eoi_sync) by its own processor's thread
+//    only. Messages and timers come from other threads: they set a request and make the processor ask.
 //  - "accept" may call back into the board and from there into another LAPIC, never into an I/O
 //    APIC's pin; an EOI may re-enter accept. All functions are written so that state is consistent
 //    before they call out.
@@ -63,7 +65,7 @@ struct lapic_message {
 // What the LAPICs ask of the board. `cpu` is the index of the processor, 0 to cpu_count - 1. All
 // but interrupt, nmi, smi, init and sipi may be NULL.
 struct lapic_ops {
-    // There is something for lapic_ack() to return. Called again while it is so; level-like.
+    // lapic_ack() is to be called, and may return something. Called again while it is so; level-like.
     void (*interrupt)(void *opaque, unsigned cpu);
     void (*nmi)(void *opaque, unsigned cpu);
     void (*smi)(void *opaque, unsigned cpu); // NULL: no system management mode, SMIs are lost
@@ -84,7 +86,10 @@ struct lapic_ops {
     void (*unmap)(void *opaque, const struct io_region *region);
     // Paravirtual EOI (KVM_FEATURE_PV_EOI). offer: set the flag in the guest's memory that lets it
     // skip the EOI of the interrupt being delivered; false when the guest did not enable it. claim:
-    // take the flag back, atomically; true when the guest had already cleared it, which is its EOI.
+    // take the flag back; true when the guest had already cleared it, which is its EOI.
+    // Both only while that processor stands between two instructions: the guest tests and clears the
+    // flag with one instruction without LOCK (MSR_KVM_EOI_EN), and a flag taken back in the midst of it
+    // would be an EOI that the guest believes given and the LAPIC not.
     bool (*pv_eoi_offer)(void *opaque, unsigned cpu);
     bool (*pv_eoi_claim)(void *opaque, unsigned cpu);
 };
@@ -117,7 +122,7 @@ struct lapic {
     bool pv_eoi_offered;
 
     // Wiring.
-    _Atomic bool ready; // lapic_ack() would return something
+    _Atomic bool ready; // lapic_has_interrupt()
     uint32_t id;        // initial APIC ID, also the x2APIC ID
     unsigned cpu;
     struct lapic_bus *bus;
@@ -157,8 +162,10 @@ struct irq_line lapic_bus_lint0_line(struct lapic_bus *bus);
 // --- what the board calls for a processor --------------------------------------------------------
 
 // Takes the next interrupt: from the 8259 pair when LINT0 (ExtINT) asks, else the highest request
-// above the processor priority, which moves into service. Returns its vector, or -1 (it went away).
+// above the processor priority, which moves into service. Returns its vector, or -1 (it went away, or
+// waits for an EOI after all). On the processor's own thread, between two instructions.
 int lapic_ack(struct lapic *lapic);
+// Something that lapic_ack() would return, or would if an offered paravirtual EOI was taken.
 bool lapic_has_interrupt(const struct lapic *lapic);
 // Without the board lock: false means that nothing was deliverable a moment ago.
 static inline bool lapic_may_interrupt(const struct lapic *lapic)
@@ -193,8 +200,9 @@ void lapic_raise_lvt(struct lapic *lapic, enum lapic_lvt entry);
 // wire mode): enabled, LINT0 is ExtINT, LINT1 is NMI. For loaders that start a kernel without
 // firmware.
 void lapic_virtual_wire(struct lapic *lapic);
-// Collects an EOI that the guest gave through the paravirtual flag. Called by every function here
-// that depends on it; the board calls it before it turns the guest's flag off.
+// Collects an EOI that the guest gave through the paravirtual flag, or takes the offer back. On the
+// processor's own thread, between two instructions or in one that has nothing to do with the flag.
+// Called by what its processor asks of the LAPIC; the board calls it before it turns the flag off.
 void lapic_pv_eoi_sync(struct lapic *lapic);
 
 extern const struct state_desc lapic_state;
