@@ -147,7 +147,7 @@ static u32 directory[1024] __attribute__((aligned(4096)));
 static u32 tables[1024] __attribute__((aligned(4096)));
 #endif
 
-void probe_page(ulong address, u64 entry)
+void probe_entry(ulong address, u64 entry)
 {
     ulong i = address >> 12;
     if (entry && entry >> 12 == 0)
@@ -157,6 +157,11 @@ void probe_page(ulong address, u64 entry)
 #else
     tables[i] = (u32)entry;
 #endif
+}
+
+void probe_page(ulong address, u64 entry)
+{
+    probe_entry(address, entry);
     lab_invlpg(address);
 }
 

@@ -50,6 +50,7 @@ extern bool probe_loose_registers; // the next expectations do not look at regis
 void probe_paging_on(void);
 void probe_paging_off(void);               // back to the flavour's own
 void probe_page(ulong address, u64 entry); // 0: not present; flags alone: identity with them
+void probe_entry(ulong address, u64 entry); // the same without INVLPG
 #define PAGE_P 1u
 #define PAGE_W 2u
 #define PAGE_U 4u
