@@ -71,7 +71,24 @@ static inline void put_bytes(const void *bytes, u32 count)
     for (u32 i = 0; i < count; i++)
         put8(((const u8 *)bytes)[i]);
 }
+static inline void put_nops(u32 count)
+{
+    while (count--)
+        put8(0x90);
+}
+static inline void put_move(u32 reg, ulong value) // registers 0 to 7
+{
+    if (PROBE_LONG)
+        put8(0x48);
+    put8(0xb8 | reg);
+    put_word(value);
+}
+// Calls code that may use all registers but the stack pointer and BP.
 static inline u32 stress_call(ulong address)
 {
-    return ((u32(*)(void))address)();
+    __asm__ volatile("call *%0"
+                     : "+a"(address)
+                     :
+                     : "ecx", "edx", "ebx", "esi", "edi", "memory", "cc");
+    return (u32)address;
 }
