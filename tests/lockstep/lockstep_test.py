@@ -28,7 +28,7 @@ FAULTS = [
     ("x87", r"cpu\.x87\.fop", []),
     ("segment", r"cpu\.ldtr\.limit", []),
     ("count", "instructions", []),
-    ("memory", r"memory\[2000120\]", []),
+    ("memory", r"memory\[1ff0120\]", []),
     ("device", r"pci_bus\.address", []),
 ]
 
@@ -67,8 +67,9 @@ def main():
     parser.add_argument("--work")
     parser.add_argument("--guest")
     parser.add_argument("--kernel", default="")
-    parser.add_argument("more", nargs="*")
-    args = parser.parse_args()
+    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    args = parser.parse_args(sys.argv[1:cut])
+    args.more = sys.argv[cut + 1:]
     sys.exit(debian(args) if args.what == "debian" else notices(args))
 
 

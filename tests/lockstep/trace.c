@@ -46,11 +46,15 @@ void trace_print(const struct trace *trace, FILE *out)
     uint64_t first = trace->noted > TRACE_LENGTH ? trace->noted - TRACE_LENGTH : 0;
     for (uint64_t i = first; i < trace->noted; i++) {
         const struct trace_entry *e = &trace->entry[i % TRACE_LENGTH];
+        struct x86_insn insn;
         char text[160];
+        unsigned length = e->count;
+        if (x86_decode(&insn, e->bytes, e->count, e->code_size, NULL) == X86_DECODE_OK)
+            length = insn.len;
         x86_disassemble(text, sizeof(text), e->bytes, e->count, e->code_size, e->rip);
         fprintf(out, "  %llu cpl %u %016llx ", (unsigned long long)e->number, e->cpl,
                 (unsigned long long)e->rip);
-        for (unsigned k = 0; k < e->count; k++)
+        for (unsigned k = 0; k < length; k++)
             fprintf(out, "%02x", e->bytes[k]);
         fprintf(out, " %s%s\n", text, e->pending ? " (or an interrupt before it)" : "");
     }
