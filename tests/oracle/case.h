@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One case of the oracle laboratory: an instruction, the state it starts from, and what came of it.
-// The host's processor (native.c) and Croft's interpreter (croft.c) both run it; compare.c judges.
+// One case of the oracle laboratory: an instruction or a sequence of them, the state it starts from, and
+// what came of it. The host's processor (native.c) and an engine of Croft's (croft.c) both run it;
+// compare.c judges.
 //
 // Linear layout, the same on both sides (everything else is unmapped, or the harness's own):
 //   CODE    one page, execute and read only, filled with HLT; the instruction lies somewhere in it,
@@ -54,19 +55,37 @@ struct oracle_patch {
     uint8_t data[64];
 };
 
+#define ORACLE_INSN_SIZE 24
+#define ORACLE_PARTS_MAX 40
+
+// An instruction of a sequence behind the first: it lies where the one before leads.
+struct oracle_part {
+    uint16_t offset; // in the code page
+    uint8_t size;
+    uint8_t bytes[ORACLE_INSN_SIZE];
+    uint16_t form; // the row it was made from, ORACLE_SETUP: it brings a register or memory into
+    uint32_t undefined; // flags that the architecture leaves undefined once it has completed
+    uint64_t rip;
+};
+#define ORACLE_SETUP 0xffff // shape for the next instruction
+
 struct oracle_case {
     uint64_t number, seed;
     uint16_t form;     // the row the bytes were made from; extra prefixes may turn it into another
     uint8_t code_size; // enum x86_code_size
     uint8_t size;      // bytes made; more than 15 is a fault to expect
     uint8_t steps;     // instructions to run: 2 where a NOP follows to show a MOV SS shadow
-    uint8_t bytes[24];
+    uint8_t sequence;  // instructions at most; 0: a case of one
+    uint8_t parts;     // in part[], behind the first
+    uint8_t bytes[ORACLE_INSN_SIZE];
     uint16_t code_offset; // in the code page; the instruction may run past the page's end
     uint8_t filling;      // which filling of the window
     uint8_t patches;
     struct oracle_patch patch[4];
     uint64_t image; // linear address of the image that an FXSAVE or XSAVE stores, or 0
     struct oracle_state in;
+    uint32_t undefined; // as of a part, of the first instruction; a sequence's only
+    struct oracle_part part[ORACLE_PARTS_MAX];
 };
 
 #define ORACLE_DONE -1 // the instruction completed
@@ -92,6 +111,33 @@ static inline int oracle_memory_offset(uint64_t linear)
     return -1;
 }
 
+// Whether an exception here is that of an instruction of the case, not of what it led to.
+static inline bool oracle_is_within(const struct oracle_case *c, uint16_t cs, uint64_t rip)
+{
+    if (cs != c->in.cs)
+        return false;
+    for (unsigned i = 0; i < c->parts; i++)
+        if (rip == c->part[i].rip)
+            return true;
+    return rip == c->in.rip;
+}
+
+static inline void oracle_put_bytes(uint8_t *page, unsigned offset, const uint8_t *bytes,
+                                    unsigned size)
+{
+    for (unsigned i = 0; i < size && offset + i < PAGE_SIZE; i++)
+        page[offset + i] = bytes ? bytes[i] : ORACLE_FILLER;
+}
+
+// Puts the case's code into the code page, or fills its place again.
+static inline void oracle_put_code(const struct oracle_case *c, uint8_t *page, bool remove)
+{
+    oracle_put_bytes(page, c->code_offset, remove ? NULL : c->bytes, c->size);
+    for (unsigned i = 0; i < c->parts; i++)
+        oracle_put_bytes(page, c->part[i].offset, remove ? NULL : c->part[i].bytes,
+                         c->part[i].size);
+}
+
 // segments.c
 // ----------------------------------------------------------------------------------------
 unsigned oracle_ldt_entries(void);
@@ -115,6 +161,7 @@ struct oracle_options {
     bool exact;        // ... is exactly this
     uint8_t code_size; // enum x86_code_size
     bool ldt;          // the host has it; X86_CODE16 needs it
+    uint8_t sequence;  // cases are sequences of at most so many instructions; 0: of one
 };
 // Number of forms that take part under these options (0: the name matches none).
 unsigned oracle_gen_init(const struct oracle_options *options);
@@ -123,6 +170,10 @@ unsigned oracle_gen_init(const struct oracle_options *options);
 uint64_t oracle_gen_number(uint64_t i);
 // The case of this number: the same (number, seed, table) always gives the same case.
 void oracle_gen(struct oracle_case *c, uint64_t number);
+// Continues a sequence behind an instruction that completed with the state `now`: an instruction, and what
+// brings its registers and memory into shape before. False: nothing is possible or fits this time; another
+// `attempt` gives another one.
+bool oracle_gen_more(struct oracle_case *c, const struct oracle_state *now, unsigned attempt);
 // Why this row is never generated in this mode, or NULL.
 const char *oracle_excluded(const struct x86_form *form);
 // The window's content at the start of the case.
@@ -138,8 +189,22 @@ void oracle_native_run(const struct oracle_case *cases, struct oracle_result *re
 
 // croft.c
 // -------------------------------------------------------------------------------------------
-int oracle_croft_init(bool ldt);
-void oracle_croft_run(const struct oracle_case *c, struct oracle_result *result);
+// 0, or -1 with a message on stderr. `engine` by name; `rounds`: 0 for what fits it.
+int oracle_croft_init(bool ldt, const char *engine, unsigned rounds);
+// A case runs so many times in a row: first with nothing cached, later as translated code, if the engine
+// translates. All of them must give the same.
+unsigned oracle_croft_rounds(void);
+// One round, from 0; before it, the code is put into memory by the first.
+void oracle_croft_run(const struct oracle_case *c, unsigned round, struct oracle_result *result);
+void oracle_croft_counters(FILE *file); // the engine's, a line each
+
+// sequence.c
+// ----------------------------------------------------------------------------------------
+// Makes sequences of cases of one, instruction by instruction; the host tells how each came out. Leaves in
+// `native` what it makes of the whole.
+void oracle_sequences_grow(struct oracle_case *cases, struct oracle_result *native, unsigned count);
+// Cuts a sequence behind its n-th instruction (1: the first).
+struct oracle_case oracle_sequence_cut(const struct oracle_case *c, unsigned n);
 
 // compare.c
 // -----------------------------------------------------------------------------------------
@@ -151,6 +216,9 @@ enum oracle_verdict {
 // Judges; with `report` writes what differs to stdout.
 enum oracle_verdict oracle_compare(const struct oracle_case *c, const struct oracle_result *native,
                                    const struct oracle_result *croft, bool report);
+// Whether a destination is undefined after the case of one, and which flags.
+bool oracle_undefined(const struct oracle_case *c, const struct oracle_result *native,
+                      uint32_t *flags);
 // What the architecture leaves undefined counts as a difference too.
 void oracle_compare_strictly(void);
 // For each row of undefined.c: the cases it applied to, and those that differ in what it masks.

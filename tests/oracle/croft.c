@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs cases in Croft's interpreter: a processor in long mode at CPL 3 with the linear layout of a
+// Runs cases in an engine of Croft's: a processor in long mode at CPL 3 with the linear layout of a
 // Linux process as far as a case can see it (code page, window, selectors), through real page
 // tables.
 //
 // An exception is observed as a kernel would: every IDT gate leads to a HLT of its own, the stack
 // of the TSS holds the frame, CR2 the address. So a case also checks delivery.
+//
+// Two ways to run a case: the interpreter executes one of a single instruction step by step and is stopped
+// behind it. Everything else runs on as the host does, to the exception of the HLT behind the case.
+#include "../engine_under_test.h"
 #include "../quiet_platform.h"
 #include "base/error.h"
 #include "case.h"
-#include "engine/engine.h"
 #include "memory/memory.h"
 #include "x86/cpuid.h"
 #include "x86/flags.h"
 #include "x86/fpu.h"
 #include "x86/mem.h"
 #include "x86/system.h"
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include <inttypes.h>
 
 // Physical memory.
 #define PML4 0x1000
@@ -33,7 +34,10 @@
 #define MEMORY 0x21000 // RW0, RW1, RO
 #define RAM_SIZE 0x30000
 
-#define ROUNDS_MAX 20000
+#define STEPS_MAX 20000
+#define BUDGET \
+    1000000      // instructions of a case; a repeated string instruction may count once per round
+#define ROUNDS 4 // of an engine that translates
 
 // Linear addresses of the kernel's pages.
 #define KERNEL_LINEAR UINT64_C(0xffffffff80000000)
@@ -55,6 +59,9 @@
 static struct memory *memory;
 static struct x86_platform platform;
 static struct x86_cpu *cpu;
+static const struct engine_ops *ops;
+static unsigned rounds;
+static bool steps_through; // cases of one instruction
 static struct engine *engine;
 static struct engine_vcpu *vcpu;
 static struct x86_cpu_model model;
@@ -113,9 +120,16 @@ static void build_descriptors(void)
     memory_write(memory, CODE, halts, sizeof(halts));
 }
 
-int oracle_croft_init(bool ldt)
+int oracle_croft_init(bool ldt, const char *name, unsigned wanted_rounds)
 {
     struct error err = {0};
+    ops = engine_find(name, &err);
+    if (!ops) {
+        fprintf(stderr, "oracle: %s\n", err.message);
+        return -1;
+    }
+    steps_through = !strcmp(ops->name, "interp");
+    rounds = wanted_rounds ? wanted_rounds : steps_through ? 1 : ROUNDS;
     memory = memory_create(&err);
     cpu = aligned_alloc(64, (sizeof(*cpu) + 63) & ~(size_t)63);
     if (!memory || !cpu || memory_add_ram(memory, "ram", 0, RAM_SIZE, &err) != 0 ||
@@ -129,8 +143,8 @@ int oracle_croft_init(bool ldt)
     cpu->platform = &platform;
     cpu->model = &model;
     x86_reset(cpu, false);
-    engine = engine_interp.create(memory, &err);
-    vcpu = engine ? engine_interp.vcpu_create(engine, cpu, &err) : NULL;
+    engine = ops->create(memory, &err);
+    vcpu = engine ? ops->vcpu_create(engine, cpu, &err) : NULL;
     if (!vcpu) {
         fprintf(stderr, "oracle: %s\n", err.message);
         return -1;
@@ -151,7 +165,7 @@ int oracle_croft_init(bool ldt)
     if (ldt)
         cpu->ldtr = (struct x86_seg){
             .sel = 0x50, .attr = 0x82, .limit = oracle_ldt_entries() * 8 - 1, .base = LDT_LINEAR};
-    engine_interp.set_state(vcpu);
+    ops->set_state(vcpu);
     return 0;
 }
 
@@ -277,19 +291,24 @@ static void save_state(struct oracle_result *r)
         r->dr6 = cpu->dr6 & 0xe00f;
 }
 
-void oracle_croft_run(const struct oracle_case *c, struct oracle_result *result)
+// As native.c judges it: what the next instruction met is not this case's.
+static void finish_like_host(const struct oracle_case *c, struct oracle_result *r)
 {
-    struct vm_exit exit;
-    unsigned room = PAGE_SIZE - c->code_offset, size = c->size < room ? c->size : room;
-    uint8_t filler[sizeof(c->bytes)];
-    oracle_memory(c, content);
-    memory_write(memory, MEMORY, content, sizeof(content));
-    memory_write(memory, CODE + c->code_offset, c->bytes, size);
-    load_state(c);
+    if (!oracle_is_within(c, r->out.cs, r->out.rip) &&
+        (r->vector == X86_GP || (r->vector == X86_PF && (r->error & 0x10)))) {
+        r->vector = ORACLE_DONE;
+        r->error = 0;
+        r->cr2 = 0;
+    }
+}
+
+static enum vm_exit_reason run_steps(const struct oracle_case *c)
+{
+    struct vm_exit exit = {0};
     // A repeated string instruction may count once per round, a pending trap takes a round too.
     unsigned steps = c->steps;
-    for (unsigned i = 0; i < ROUNDS_MAX; i++) {
-        engine_interp.run(vcpu, 1, &exit);
+    for (unsigned i = 0; i < STEPS_MAX; i++) {
+        ops->run(vcpu, 1, &exit);
         if (cpu->cpl != 3 || exit.reason == VM_EXIT_ERROR || exit.reason == VM_EXIT_SHUTDOWN)
             break;
         if (atomic_load(&cpu->events) & X86_EVENT_TRAP)
@@ -297,12 +316,52 @@ void oracle_croft_run(const struct oracle_case *c, struct oracle_result *result)
         if ((cpu->rip != c->in.rip || cpu->seg[X86_CS].sel != c->in.cs) && --steps == 0)
             break;
     }
-    engine_interp.get_state(vcpu);
+    return exit.reason;
+}
+
+unsigned oracle_croft_rounds(void)
+{
+    return rounds;
+}
+
+void oracle_croft_run(const struct oracle_case *c, unsigned round, struct oracle_result *result)
+{
+    static uint8_t code[PAGE_SIZE];
+    enum vm_exit_reason reason;
+    bool stepping = steps_through && !c->sequence;
+    oracle_memory(c, content);
+    memory_write(memory, MEMORY, content, sizeof(content));
+    if (round == 0) {
+        memset(code, ORACLE_FILLER, sizeof(code));
+        oracle_put_code(c, code, false);
+        memory_write(memory, CODE, code, sizeof(code));
+    }
+    load_state(c);
+    if (stepping) {
+        reason = run_steps(c);
+    } else {
+        struct vm_exit exit = {0};
+        // Half of the cases begin with nothing cached, the others with what the cases before left.
+        if (round == 0 && c->number * UINT64_C(0x9e3779b97f4a7c15) >> 63)
+            ops->set_state(vcpu);
+        ops->run(vcpu, BUDGET, &exit);
+        reason = exit.reason;
+    }
+    ops->get_state(vcpu);
     save_state(result);
+    if (!stepping)
+        finish_like_host(c, result);
     oracle_state_cut(c, &result->out);
-    if (exit.reason == VM_EXIT_ERROR || exit.reason == VM_EXIT_SHUTDOWN)
-        result->vector = 0x2000 + (int)exit.reason;
+    if (reason == VM_EXIT_ERROR || reason == VM_EXIT_SHUTDOWN ||
+        (!stepping && reason != VM_EXIT_HALT))
+        result->vector = 0x2000 + (int)reason;
     memory_read(memory, MEMORY, result->memory, sizeof(result->memory));
-    memset(filler, ORACLE_FILLER, sizeof(filler));
-    memory_write(memory, CODE + c->code_offset, filler, size);
+}
+
+void oracle_croft_counters(FILE *file)
+{
+    struct engine_counter counters[ENGINE_COUNTERS_MAX];
+    unsigned n = ops->counters(vcpu, counters, ENGINE_COUNTERS_MAX);
+    for (unsigned i = 0; i < n; i++)
+        fprintf(file, "%s: %s %" PRIu64 "\n", ops->name, counters[i].name, counters[i].value);
 }

@@ -205,15 +205,37 @@ void set_reg(struct gen *g, unsigned reg, uint64_t value)
 
 // --- a case --------------------------------------------------------------------------------------
 
+// Registers that the later instructions of a sequence reach memory by.
+static void make_pointers(struct gen *g)
+{
+    for (unsigned i = 0; i < (g->code64 ? 16 : 8); i++) {
+        if (i == X86_RSP || !chance(g, 45))
+            continue;
+        uint64_t linear = ORACLE_WINDOW_BASE + 0x400 + below(g, 0x1800);
+        uint64_t offset = g->code64 ? linear : aim_offset(g, X86_DS, linear, 4, 0xffffffff);
+        g->c->in.gpr[i] = g->code64 ? offset : (uint32_t)offset;
+    }
+}
+
 static void make_case(struct gen *g)
+{
+    struct oracle_case *c = g->c;
+    c->filling = pick_filling(g);
+    g->edge = !g->code64 && chance(g, 20);
+    make_state(g);
+    if (options.sequence) {
+        c->in.rflags &= ~(uint64_t)X86_FLAG_TF;
+        make_pointers(g);
+    }
+    make_fpu(g);
+    make_instruction(g);
+}
+
+void make_instruction(struct gen *g)
 {
     const struct x86_form *f = g->form;
     struct oracle_case *c = g->c;
-    c->filling = pick_filling(g);
     c->steps = 1;
-    g->edge = !g->code64 && chance(g, 20);
-    make_state(g);
-    make_fpu(g);
     choose_prefixes(g);
     emit_prefixes(g);
     g->modrm_reg = f->modrm_reg >= 0 ? (unsigned)f->modrm_reg : (unsigned)below(g, 8);
@@ -255,24 +277,35 @@ static void make_case(struct gen *g)
             c->in.gpr[i] = i < 8 ? (uint32_t)c->in.gpr[i] : 0;
 }
 
+uint16_t eligible_form(uint64_t i)
+{
+    return eligible[i % eligible_count];
+}
+
+void start_gen(struct gen *g, struct oracle_case *c, uint16_t form)
+{
+    memset(g, 0, offsetof(struct gen, memory));
+    g->c = c;
+    g->form = &x86_forms[form];
+    g->code_size = options.code_size;
+    g->code64 = options.code_size == X86_CODE64;
+    g->ldt = options.ldt;
+}
+
 void oracle_gen(struct oracle_case *c, uint64_t number)
 {
     static struct gen g;
     struct rng seed = {.state = options.seed * UINT64_C(0x2545f4914f6cdd1d) + number};
     uint64_t start = rng_next(&seed);
     for (unsigned attempt = 0; attempt < 32; attempt++) {
-        memset(&g, 0, offsetof(struct gen, memory));
         memset(c, 0, sizeof(*c));
         c->number = number;
         c->seed = options.seed;
         c->code_size = options.code_size;
-        c->form = eligible[number % eligible_count];
+        c->form = eligible_form(number);
+        c->sequence = options.sequence;
+        start_gen(&g, c, c->form);
         g.rng.state = start + attempt;
-        g.c = c;
-        g.form = &x86_forms[c->form];
-        g.code_size = options.code_size;
-        g.code64 = options.code_size == X86_CODE64;
-        g.ldt = options.ldt;
         make_case(&g);
         if (case_is_acceptable(c))
             return;

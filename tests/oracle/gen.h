@@ -34,6 +34,8 @@ struct gen {
     bool has_mem, edge; // edge: aim at the end of the segment
     uint64_t target;    // linear address of the memory operand
     uint32_t locked;    // registers whose value is settled
+    const struct oracle_case
+        *behind; // the sequence that is continued: branches do not lead back into it
     uint8_t memory[ORACLE_MEMORY_SIZE];
 };
 
@@ -60,6 +62,17 @@ void patch(struct gen *g, uint64_t linear, const void *data, unsigned size);
 // A little-endian value of the window's content at a linear address; 0 where it is not mapped.
 uint64_t peek(struct gen *g, uint64_t linear);
 void set_reg(struct gen *g, unsigned reg, uint64_t value);
+
+// Instruction and operands for g->form at the state in g->c->in: the bytes, and what of registers and
+// memory they need.
+void make_instruction(struct gen *g);
+// The form of a row's number among those that take part in this mode.
+uint16_t eligible_form(uint64_t i);
+void start_gen(struct gen *g, struct oracle_case *c,
+               uint16_t form); // under the options, without seed
+
+// Whether no byte of the sequence lies there (gen_sequence.c).
+bool place_is_free(const struct oracle_case *c, unsigned offset, unsigned room);
 
 // --- what takes part (gen_exclude.c) -------------------------------------------------------------
 bool form_takes_part(const struct x86_form *form, enum x86_code_size code_size);

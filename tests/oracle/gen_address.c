@@ -66,6 +66,9 @@ uint64_t pick_code(struct gen *g, uint16_t cs)
     for (;;) {
         uint64_t offset = any_code(g, cs);
         uint64_t start = ORACLE_CODE_BASE + g->c->code_offset - 2;
+        uint32_t in_page = (uint32_t)(base + offset - ORACLE_CODE_BASE);
+        if (g->behind && in_page < PAGE_SIZE && !place_is_free(g->behind, in_page, 1))
+            continue;
         if ((uint32_t)(base + (offset & 0xffff) - start) >= 36)
             return offset;
     }

@@ -18,12 +18,19 @@ static struct {
     uint64_t cases, single;
     bool has_single, verbose, native_only, summary, progress;
     unsigned max_shown, shown;
-    const char *json;
-} args = {.cases = 40000, .max_shown = 20};
+    const char *json, *engine;
+    unsigned rounds;
+} args = {.cases = 40000, .max_shown = 20, .engine = "interp"};
 
 static const char usage[] =
     "usage: oracle [--mode 64|32|16] [--seed S] [--cases N | --case K] [--form P | --exact NAME]\n"
-    "              [--show N] [--summary] [--json FILE] [--native] [-v]\n"
+    "              [--engine NAME] [--rounds N] [--sequence N] [--show N] [--summary] [--json "
+    "FILE]\n"
+    "              [--strict] [--native] [-v]\n"
+    "  --engine E   the engine of Croft's to judge (interp)\n"
+    "  --rounds N   each case N times in a row; by default once in the interpreter, four times in\n"
+    "               an engine that translates\n"
+    "  --sequence N sequences of at most N instructions (2 to 12), judged as a whole\n"
     "  --seed S     a number, or `date`: new ground every day\n"
     "  --case K     this case only, with its starting state\n"
     "  --form P     forms whose name starts with P; --exact: the one of this name\n"
@@ -33,9 +40,46 @@ static const char usage[] =
     "  --strict     what the architecture leaves undefined counts as a difference too\n"
     "  --native     the host's side only (no judgement): a check of the harness, and its speed\n";
 
-static void judge(const struct oracle_case *c, const struct oracle_result *native,
-                  const struct oracle_result *croft, struct tally *t)
+// Runs a case in the engine, all rounds of it; stops at the first that is not as on the host.
+static enum oracle_verdict run_croft(const struct oracle_case *c,
+                                     const struct oracle_result *native,
+                                     struct oracle_result *croft, unsigned *round)
 {
+    enum oracle_verdict worst = ORACLE_EQUAL;
+    for (*round = 0; *round < oracle_croft_rounds(); ++*round) {
+        oracle_croft_run(c, *round, croft);
+        enum oracle_verdict v = oracle_compare(c, native, croft, false);
+        if (v == ORACLE_DIFFERS)
+            return v;
+        if (v > worst)
+            worst = v;
+    }
+    return worst;
+}
+
+// The shortest beginning of a sequence that differs.
+static void shorten(struct oracle_case *c, struct oracle_result *native,
+                    struct oracle_result *croft, unsigned *round)
+{
+    static struct oracle_result host, engine;
+    for (unsigned n = 1; n <= c->parts; n++) {
+        struct oracle_case cut = oracle_sequence_cut(c, n);
+        unsigned r;
+        oracle_native_run(&cut, &host, 1);
+        if (host.vector != ORACLE_DIED && run_croft(&cut, &host, &engine, &r) == ORACLE_DIFFERS) {
+            *c = cut;
+            *native = host;
+            *croft = engine;
+            *round = r;
+            return;
+        }
+    }
+}
+
+static void judge(struct oracle_case *c, struct oracle_result *native, struct tally *t)
+{
+    static struct oracle_result croft;
+    unsigned round;
     tally_native(t, c, native);
     if (native->vector == ORACLE_DIED) {
         t->failed++;
@@ -60,7 +104,7 @@ static void judge(const struct oracle_case *c, const struct oracle_result *nativ
         t->passed++;
         return;
     }
-    switch (oracle_compare(c, native, croft, false)) {
+    switch (run_croft(c, native, &croft, &round)) {
     case ORACLE_UNDEFINED_DIFFERS:
         t->undefined++;
         t->passed++;
@@ -75,8 +119,12 @@ static void judge(const struct oracle_case *c, const struct oracle_result *nativ
     t->failed_of[c->form]++;
     if (args.shown < args.max_shown) {
         args.shown++;
+        if (c->sequence)
+            shorten(c, native, &croft, &round);
         oracle_print_case(c);
-        oracle_compare(c, native, croft, true);
+        if (oracle_croft_rounds() > 1)
+            printf("    in round %u of %u\n", round + 1, oracle_croft_rounds());
+        oracle_compare(c, native, &croft, true);
     }
 }
 
@@ -88,21 +136,21 @@ static void stop(int number)
     stopped = 1;
 }
 
-static void run(struct tally *t)
+static void run(struct tally *t, bool sequences)
 {
     static struct oracle_case cases[CHUNK];
-    static struct oracle_result native[CHUNK], croft;
+    static struct oracle_result native[CHUNK];
     uint64_t total = args.has_single ? 1 : args.cases;
     for (uint64_t done = 0; done < total && !stopped;) {
         unsigned count = total - done < CHUNK ? (unsigned)(total - done) : CHUNK;
         for (unsigned i = 0; i < count; i++)
             oracle_gen(&cases[i], args.has_single ? args.single : oracle_gen_number(done + i));
-        oracle_native_run(cases, native, count);
-        for (unsigned i = 0; i < count; i++) {
-            if (!args.native_only)
-                oracle_croft_run(&cases[i], &croft);
-            judge(&cases[i], &native[i], &croft, t);
-        }
+        if (sequences)
+            oracle_sequences_grow(cases, native, count);
+        else
+            oracle_native_run(cases, native, count);
+        for (unsigned i = 0; i < count; i++)
+            judge(&cases[i], &native[i], t);
         done += count;
         if (args.progress && done % (64 * CHUNK) == 0)
             fprintf(stderr, "\r%" PRIu64 " of %" PRIu64 " cases, %" PRIu64 " differ ", done, total,
@@ -134,19 +182,15 @@ static bool mode_parse(const char *text, uint8_t *code_size)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"cases", required_argument, NULL, 'n'},
-                                            {"seed", required_argument, NULL, 's'},
-                                            {"case", required_argument, NULL, 'k'},
-                                            {"form", required_argument, NULL, 'f'},
-                                            {"exact", required_argument, NULL, 'x'},
-                                            {"mode", required_argument, NULL, 'm'},
-                                            {"show", required_argument, NULL, 'w'},
-                                            {"summary", no_argument, NULL, 'y'},
-                                            {"json", required_argument, NULL, 'j'},
-                                            {"native", no_argument, NULL, 'o'},
-                                            {"strict", no_argument, NULL, 't'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"cases", required_argument, NULL, 'n'},    {"seed", required_argument, NULL, 's'},
+        {"case", required_argument, NULL, 'k'},     {"form", required_argument, NULL, 'f'},
+        {"exact", required_argument, NULL, 'x'},    {"mode", required_argument, NULL, 'm'},
+        {"engine", required_argument, NULL, 'e'},   {"rounds", required_argument, NULL, 'r'},
+        {"sequence", required_argument, NULL, 'q'}, {"show", required_argument, NULL, 'w'},
+        {"summary", no_argument, NULL, 'y'},        {"json", required_argument, NULL, 'j'},
+        {"native", no_argument, NULL, 'o'},         {"strict", no_argument, NULL, 't'},
+        {"help", no_argument, NULL, 'h'},           {NULL, 0, NULL, 0}};
     struct oracle_options gen = {.seed = 1, .code_size = X86_CODE64};
     static struct tally t;
     int opt;
@@ -171,6 +215,19 @@ int main(int argc, char **argv)
             break;
         case 'm':
             if (!mode_parse(optarg, &gen.code_size)) {
+                fputs(usage, stderr);
+                return 2;
+            }
+            break;
+        case 'e':
+            args.engine = optarg;
+            break;
+        case 'r':
+            args.rounds = (unsigned)strtoul(optarg, NULL, 0);
+            break;
+        case 'q':
+            gen.sequence = (uint8_t)strtoul(optarg, NULL, 0);
+            if (gen.sequence < 2 || gen.sequence > 12) {
                 fputs(usage, stderr);
                 return 2;
             }
@@ -209,17 +266,19 @@ int main(int argc, char **argv)
         fprintf(stderr, "oracle: no form is named %s\n", gen.form);
         return 2;
     }
-    if (!args.native_only && oracle_croft_init(gen.ldt) != 0)
+    if (!args.native_only && oracle_croft_init(gen.ldt, args.engine, args.rounds) != 0)
         return 2;
     args.progress = isatty(2) && !args.has_single;
     signal(SIGINT, stop);
     signal(SIGTERM, stop);
     struct timespec a, b;
     clock_gettime(CLOCK_MONOTONIC, &a);
-    run(&t);
+    run(&t, gen.sequence != 0);
     clock_gettime(CLOCK_MONOTONIC, &b);
     double seconds = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
     tally_print(&t, &gen, args.summary, seconds);
+    if (args.summary && !args.native_only)
+        oracle_croft_counters(stdout);
     if (args.json && tally_write_json(&t, &gen, seconds, args.json) != 0)
         return 2;
     return t.failed != 0;

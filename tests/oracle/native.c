@@ -132,8 +132,8 @@ static void file_result(const struct oracle_case *c, struct oracle_result *r, co
     r->error = (uint32_t)g[REG_ERR];
     r->cr2 = r->vector == X86_PF ? (uint64_t)g[REG_CR2] : 0;
     // What the next instruction met is not this case's: it completed.
-    bool at_start = out->rip == c->in.rip && out->cs == c->in.cs;
-    if (!at_start && (r->vector == X86_GP || (r->vector == X86_PF && (r->error & 0x10)))) {
+    if (!oracle_is_within(c, out->cs, out->rip) &&
+        (r->vector == X86_GP || (r->vector == X86_PF && (r->error & 0x10)))) {
         r->vector = ORACLE_DONE;
         r->error = 0;
         r->cr2 = 0;
@@ -145,23 +145,11 @@ static void file_result(const struct oracle_case *c, struct oracle_result *r, co
         hide_misaligned_mask(c->image, r->memory);
 }
 
-static void place_code(const struct oracle_case *c)
-{
-    unsigned room = PAGE_SIZE - c->code_offset;
-    memcpy(code_alias + c->code_offset, c->bytes, c->size < room ? c->size : room);
-}
-
-static void remove_code(const struct oracle_case *c)
-{
-    unsigned room = PAGE_SIZE - c->code_offset;
-    memset(code_alias + c->code_offset, ORACLE_FILLER, c->size < room ? c->size : room);
-}
-
 static void load_case(const struct oracle_case *c, ucontext_t *uc)
 {
     greg_t *g = uc->uc_mcontext.gregs;
     oracle_memory(c, window_alias);
-    place_code(c);
+    oracle_put_code(c, code_alias, false);
     for (unsigned i = 0; i < 16; i++)
         g[greg_of[i]] = (greg_t)c->in.gpr[i];
     g[REG_RIP] = (greg_t)c->in.rip;
@@ -197,7 +185,7 @@ __attribute__((no_stack_protector)) void native_signal(int number, siginfo_t *in
     struct batch *b = batch;
     unsigned i = b->next;
     if (started) {
-        remove_code(&b->cases[i]);
+        oracle_put_code(&b->cases[i], code_alias, true);
         file_result(&b->cases[i], &b->results[i], uc, info);
         b->next = ++i;
     }
@@ -302,7 +290,7 @@ static void run_batch(void)
         waitpid(pid, &status, 0);
         unsigned i = batch->next;
         if (i < batch->count) {
-            remove_code(&batch->cases[i]);
+            oracle_put_code(&batch->cases[i], code_alias, true);
             batch->results[i].vector = ORACLE_DIED;
             batch->results[i].error = (uint32_t)status;
             batch->next = i + 1;

@@ -23,12 +23,24 @@ void tally_native(struct tally *t, const struct oracle_case *c, const struct ora
     t->completed += done;
     if (native->vector >= 0 && native->vector < 32)
         t->faults[native->vector]++;
+    for (unsigned i = 0; i < c->parts; i++) { // all but the last completed
+        const struct oracle_part *p = &c->part[i];
+        bool last = i + 1u == c->parts;
+        if (p->form == ORACLE_SETUP)
+            continue;
+        t->instructions++;
+        if (x86_decode(&insn, p->bytes, p->size, c->code_size, NULL) == X86_DECODE_OK) {
+            t->ran[insn.form]++;
+            t->completed_of[insn.form] += done || !last;
+        }
+    }
+    t->instructions++;
     if (x86_decode(&insn, c->bytes, c->size, c->code_size, NULL) != X86_DECODE_OK) {
         t->undefined_opcode++;
         return;
     }
     t->ran[insn.form]++;
-    t->completed_of[insn.form] += done;
+    t->completed_of[insn.form] += done || c->parts;
 }
 
 // Why a row did not complete once, or NULL where that needs an explanation.
@@ -120,6 +132,9 @@ void tally_print(const struct tally *t, const struct oracle_options *options, bo
            forms_completed(t));
     if (t->completed_of[least])
         printf(" (least: %s, %u times)", x86_forms[least].name, t->completed_of[least]);
+    if (options->sequence)
+        printf("\nsequences of %.1f instructions on average, beside what sets up their operands",
+               (double)t->instructions / (double)(t->cases ? t->cases : 1));
     printf("\n%" PRIu64 " differ in what is undefined, %.1f s (%.0f cases/s)\n", t->undefined,
            seconds, (double)t->cases / seconds);
     printf("%" PRIu64 " passed, %" PRIu64 " failed\n", t->passed, t->failed);
