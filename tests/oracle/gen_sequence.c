@@ -165,17 +165,28 @@ static bool make_setup(struct setup *s, const struct oracle_case *t, unsigned pa
 
 // --- the instruction -----------------------------------------------------------------------------
 
+// Not where the test program itself may have something mapped: a sanitizer's shadow, below 4 GiB.
+static bool is_safe(const struct gen *g, uint64_t linear)
+{
+    if (g->code64)
+        return address_is_safe(linear - 64) && address_is_safe(linear + 64);
+    return !((uint32_t)linear >= 0x7fff0000 && (uint32_t)linear < 0x90000000);
+}
+
 static bool addresses_are_safe(const struct gen *g)
 {
     const struct x86_form *f = g->form;
-    const uint64_t *gpr = g->c->in.gpr;
+    struct x86_seg ss = oracle_segment(g->c->in.ss);
+    uint64_t bp = g->c->in.gpr[X86_RBP];
     if (!g->code64)
-        return true;
-    if (g->has_mem && !(address_is_safe(g->target) && address_is_safe(g->target + 64)))
+        bp = ss.base + (ss.attr & X86_ATTR_DB ? bp : bp & 0xffff);
+    if (g->has_mem && !is_safe(g, g->target))
         return false;
-    if ((f->attr & X86_INSN_STACK) && !address_is_safe(gpr[X86_RSP]))
+    // (A far CALL to 64-bit code pushes through all of ESP.)
+    if ((f->attr & X86_INSN_STACK) &&
+        !(is_safe(g, stack_linear(g)) && is_safe(g, g->c->in.gpr[X86_RSP])))
         return false;
-    return !(is(g, "leave") && !address_is_safe(gpr[X86_RBP]));
+    return !is(g, "leave") || is_safe(g, bp);
 }
 
 // `skip`: bytes of the setup before it.
