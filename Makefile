@@ -2,7 +2,7 @@
 # Short names for the long commands. Meson does the building.
 BUILD ?= build
 
-.PHONY: all demo check check-full bench faults fuzz format lint install clean setup
+.PHONY: all demo check check-full bench bench-guard faults fuzz format lint install clean setup
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -26,6 +26,10 @@ check-full: setup
 bench: all
 	@scripts/setup bench
 	@bench/run.py --croft $(BUILD)/croft $(BENCH_ARGS)
+
+# Is this tree slower than BASE=COMMIT (what HEAD left upstream at, or the commit before HEAD)?
+bench-guard: setup
+	@bench/guard.py $(if $(BASE),--base $(BASE)) $(GUARD_ARGS)
 
 fuzz: setup
 	@scripts/fuzz $(or $(SECONDS),30)

@@ -37,10 +37,16 @@ class Lines:
             if self.on_line:
                 self.on_line(text, self.pid)
 
+    def ended(self, cpu):
+        """The process has ended: CPU seconds of it and of its children, which cpu() does not see."""
+        at, _, text = self.lines[-1]
+        self.lines[-1] = at, cpu, text
+
     def results(self):
         """For each program seconds per unit by the host's clock, by the guest's, and of CPU time; the
-        moments of the run (boot, end, all); and the lines that report failures."""
+        moments of the run (boot, end, all, and cpu: how much CPU time it took); and the lines that report failures."""
         out, begin, moments, failures = {}, {}, {"all": self.total}, []
+        moments["cpu"] = max((cpu for _, cpu, _ in self.lines), default=None)
         for at, cpu, text in self.lines:
             words = text.split()
             if text.endswith("=== bench"):

@@ -68,11 +68,15 @@ class Native(Engine):
             one = part == "programs" and name in PARALLEL
             p = subprocess.Popen([setup.binary, name, str(self.units(setup))], stdout=subprocess.PIPE,
                                  preexec_fn=(lambda: os.sched_setaffinity(0, cpus[:1])) if one else None)
+            lines.pid = p.pid
             with p.stdout:
                 while data := os.read(p.stdout.fileno(), 65536):
                     lines.feed(data)
-            if p.wait():
+            _, status, usage = os.wait4(p.pid, 0)
+            p.returncode = os.waitstatus_to_exitcode(status)
+            if p.returncode:
                 return f"{name} ended with {p.returncode}"
+            lines.ended(usage.ru_utime + usage.ru_stime)
         lines.total = time.monotonic() - lines.start
         return None
 

@@ -3,7 +3,7 @@
 
 Everything here is a function of the runs' records, so that made-up records can test it:
     record = {"part": PART, "programs": {NAME: {"host": s, "guest": s, "cpu": s, ...}},
-              "boot": s or None, "all": s, "memory": bytes or None}
+              "boot": s or None, "all": s, "cpu": s, "memory": bytes or None}
     figures[engine][row] = median, in seconds per unit, or bytes in the row "memory"
 Rows: the programs on one processor; NAME@2 on two processors; boot, off, off2, memory.
 """
@@ -39,9 +39,9 @@ def samples(records, clock="host"):
 
     for r in records:
         if r["part"] == "off" or r["part"] == "programs":
-            add("boot", r.get("boot"))
+            add("boot", r.get("boot") if clock != "cpu" else None)
         if r["part"].startswith("off"):
-            add(r["part"], r.get("all"))
+            add(r["part"], r.get("all" if clock != "cpu" else "cpu"))
         if r["part"] == "off":
             add("memory", r.get("memory"))
         for name, figure in r.get("programs", {}).items():
@@ -49,10 +49,14 @@ def samples(records, clock="host"):
     return out
 
 
-def summarise(runs):
-    """figures of {engine: records}. Natively the program's own clock is the better one."""
-    return {e: {row: median(v) for row, v in samples(records, "guest" if e == "native" else "host").items()}
-            for e, records in runs.items()}
+def summarise(runs, clock="host"):
+    """figures of {engine: records}. Natively the program's own clock is better than the host's; two
+    processors are a matter of wall-clock time alone."""
+    figures = {}
+    for e, records in runs.items():
+        rows = samples(records, "guest" if e == "native" and clock == "host" else clock)
+        figures[e] = {row: median(v) for row, v in rows.items() if clock == "host" or "@" not in row}
+    return figures
 
 
 def ratio(a, b):

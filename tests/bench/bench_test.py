@@ -4,9 +4,11 @@
 import os
 import sys
 import unittest
+from random import Random
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "bench"))
 from console import Lines, memory_beyond  # noqa: E402
+from guard import find_base, guard, judge, work_of  # noqa: E402
 from table import format_goals, format_table, geometric_mean, goals, samples, summarise  # noqa: E402
 
 PROGRAMS = ["sort", "fib", "threads"]
@@ -64,6 +66,12 @@ class Table(unittest.TestCase):
         self.assertEqual((figures["off"], figures["boot"]), (5, 2.5))
         self.assertNotIn("memory", figures)
 
+    def test_clock(self):
+        runs = {"native": [record("programs", {"fib": 1})], "bt": [record("parallel", {"threads": 3})]}
+        runs["native"][0]["programs"]["fib"]["cpu"] = 0.5
+        self.assertEqual(summarise(runs), {"native": {"fib": 1}, "bt": {"threads@2": 3}})
+        self.assertEqual(summarise(runs, "cpu"), {"native": {"fib": 0.5}, "bt": {}})
+
     def test_samples(self):
         self.assertEqual(samples(RUNS["bt"])["off2"], [0.9 * 1.1])
         self.assertEqual(samples([]), {})
@@ -101,6 +109,82 @@ class Table(unittest.TestCase):
         # Nothing measured, or without native: still a table.
         format_table(PROGRAMS, ["native", "bt"], summarise({"native": [], "bt": []}))
         self.assertIn("14.0 ms", format_table(PROGRAMS, ["bt"], {"bt": figures["bt"]}))
+
+
+def noisy(random, seconds, quiet=0.02, spikes=0.2):
+    """A time as a busy host gives it: a few per cent of jitter, and now and then much more."""
+    time = seconds * (1 + random.random() * quiet)
+    return time * (1.5 + random.random()) if random.random() < spikes else time
+
+
+class Guard(unittest.TestCase):
+    PROGRAMS = ["sort", "fib", "crc", "threads"]
+    PARTS = ["programs", "parallel", "off", "off2"]
+
+    def run_guard(self, seed, slower=(), factor=1.15, spikes=0.2):
+        """The guard on a made-up machine, on which the rows `slower` of this tree take `factor` as long."""
+        random, rounds = Random(seed), []
+
+        def measure(part, programs, number):
+            rounds.append((part, tuple(programs)))
+            pair = []
+            for ours in (True, False):
+                def time(row, seconds):
+                    return noisy(random, seconds * (factor if ours and row in slower else 1), spikes=spikes)
+
+                suffix = "@2" if part == "parallel" else ""
+                r = record(part, {n: time(n + suffix, 0.1) for n in programs}, time("boot", 1), time(part, 2), 30 << 20)
+                pair.append(dict(r, cpu=r["all"]))
+            return pair
+
+        first, named = guard(measure, self.PROGRAMS, self.PARTS, 4)
+        return first, named, rounds
+
+    def test_judge(self):
+        self.assertTrue(judge([1.2, 1.21, 1.22, 1.2], [1.0, 1.01, 1.02, 1.0])["slower"])
+        self.assertFalse(judge([1.04, 1.04], [1.0, 1.0])["suspicious"])
+        # One good moment of this tree, or one bad one of it, is no proof; suspicious it is.
+        spread = judge([1.0, 1.3, 1.3, 1.3], [1.0, 1.0, 1.0, 1.0])
+        self.assertEqual((spread["slower"], spread["suspicious"]), (False, True))
+        self.assertFalse(judge([1.2, 1.2, 1.2], [1.0, 1.3, 1.3])["slower"])
+        self.assertFalse(judge([1.0], [0.0])["suspicious"])
+
+    def test_equal(self):
+        """The same tree twice: nothing is named, although rows were suspicious."""
+        suspicious = 0
+        for seed in range(50):
+            first, named, _ = self.run_guard(seed)
+            suspicious += sum(j["suspicious"] for j in first.values())
+            self.assertEqual(named, {}, f"seed {seed}")
+        self.assertGreater(suspicious, 0)
+
+    def test_slower(self):
+        """15 % slower on a very busy machine: mostly named; 8 % on a quiet one: always; and nothing else."""
+        found = 0
+        for seed in range(50):
+            named = self.run_guard(seed, ["fib", "off2"])[1]
+            self.assertLessEqual(set(named), {"fib", "fib cpu", "off2", "off2 cpu"})
+            found += len({"fib", "off2"} & set(named))
+            self.assertLessEqual({"fib", "off2"}, set(self.run_guard(seed, ["fib", "off2"], 1.08, spikes=0)[1]))
+        self.assertGreater(found, 70)  # of 100
+
+    def test_faster(self):
+        self.assertEqual(self.run_guard(1, ["fib", "sort", "off"], 0.5)[1], {})
+
+    def test_only_suspicious_again(self):
+        _, named, rounds = self.run_guard(3, ["threads@2"], 1.3, spikes=0)
+        self.assertEqual(set(named), {"threads@2", "threads@2 cpu"})
+        self.assertEqual(set(rounds[4 * 4:]), {("parallel", ("threads",))})
+        self.assertEqual(len(rounds), 4 * 4 + 2 * 9)
+
+    def test_work(self):
+        rows = ["crc cpu", "fib", "threads@2", "memory", "boot", "off2 cpu"]
+        self.assertEqual(work_of(rows, self.PROGRAMS),
+                         {"programs": ["fib", "crc"], "parallel": ["threads"], "off": [], "off2": []})
+
+    def test_base(self):
+        with self.assertRaises(SystemExit):
+            find_base("no-such-commit")
 
 
 if __name__ == "__main__":
