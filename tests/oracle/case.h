@@ -196,6 +196,9 @@ int oracle_croft_init(bool ldt, const char *engine, unsigned rounds);
 unsigned oracle_croft_rounds(void);
 // One round, from 0; before it, the code is put into memory by the first.
 void oracle_croft_run(const struct oracle_case *c, unsigned round, struct oracle_result *result);
+// The same again, stopped after so many instructions: the code is that of the case that ran last.
+void oracle_croft_run_some(const struct oracle_case *c, unsigned instructions,
+                           struct oracle_result *result);
 void oracle_croft_counters(FILE *file); // the engine's, a line each
 
 // sequence.c
@@ -203,6 +206,9 @@ void oracle_croft_counters(FILE *file); // the engine's, a line each
 // Makes sequences of cases of one, instruction by instruction; the host tells how each came out. Leaves in
 // `native` what it makes of the whole.
 void oracle_sequences_grow(struct oracle_case *cases, struct oracle_result *native, unsigned count);
+// Instructions (setups among them) after which a run can be stopped: those before the first that is repeated
+// and counts more than once.
+unsigned oracle_sequence_stops(const struct oracle_case *c);
 // Cuts a sequence behind its n-th instruction (1: the first).
 struct oracle_case oracle_sequence_cut(const struct oracle_case *c, unsigned n);
 

@@ -358,6 +358,22 @@ void oracle_croft_run(const struct oracle_case *c, unsigned round, struct oracle
     memory_read(memory, MEMORY, result->memory, sizeof(result->memory));
 }
 
+void oracle_croft_run_some(const struct oracle_case *c, unsigned instructions,
+                           struct oracle_result *result)
+{
+    struct vm_exit exit = {0};
+    oracle_memory(c, content);
+    memory_write(memory, MEMORY, content, sizeof(content));
+    load_state(c);
+    ops->run(vcpu, instructions, &exit);
+    ops->get_state(vcpu);
+    save_state(result);
+    oracle_state_cut(c, &result->out);
+    if (exit.reason != VM_EXIT_BUDGET)
+        result->vector = 0x2000 + (int)exit.reason;
+    memory_read(memory, MEMORY, result->memory, sizeof(result->memory));
+}
+
 void oracle_croft_counters(FILE *file)
 {
     struct engine_counter counters[ENGINE_COUNTERS_MAX];

@@ -16,7 +16,7 @@
 
 static struct {
     uint64_t cases, single;
-    bool has_single, verbose, native_only, summary, progress;
+    bool has_single, stops, verbose, native_only, summary, progress;
     unsigned max_shown, shown;
     const char *json, *engine;
     unsigned rounds;
@@ -34,6 +34,7 @@ static const char usage[] =
     "  --seed S     a number, or `date`: new ground every day\n"
     "  --case K     this case only, with its starting state\n"
     "  --form P     forms whose name starts with P; --exact: the one of this name\n"
+    "  --stops      stop each sequence behind every instruction too\n"
     "  --show N     tell at most N differences in full (20)\n"
     "  --summary    differences by form, faults by vector, and forms that never completed\n"
     "  --json FILE  the same as JSON; - is the standard output\n"
@@ -128,7 +129,61 @@ static void judge(struct oracle_case *c, struct oracle_result *native, struct ta
     }
 }
 
+// Holds a sequence that is stopped behind each of its instructions against the host's cases that end there.
+// False where one differs.
+static bool judge_stops(const struct oracle_case *c, const struct oracle_case *cuts,
+                        struct oracle_result *native, unsigned count)
+{
+    static struct oracle_result croft;
+    unsigned round;
+    if (run_croft(c, &native[count], &croft, &round) == ORACLE_DIFFERS)
+        return true; // told already
+    for (unsigned i = 0; i < count; i++) {
+        if (native[i].vector != ORACLE_DONE)
+            break; // the end: a fault
+        oracle_croft_run_some(c, i + 1, &croft);
+        if (oracle_compare(&cuts[i], &native[i], &croft, false) != ORACLE_DIFFERS)
+            continue;
+        if (args.shown < args.max_shown) {
+            args.shown++;
+            oracle_print_case(c);
+            printf("    stopped after %u\n", i + 1);
+            oracle_compare(&cuts[i], &native[i], &croft, true);
+        }
+        return false;
+    }
+    return true;
+}
+
 static volatile sig_atomic_t stopped;
+
+static void run_stops(const struct oracle_case *cases, const struct oracle_result *whole,
+                      unsigned count, struct tally *t)
+{
+    static struct oracle_case cuts[CHUNK];
+    static struct oracle_result native[CHUNK];
+    for (unsigned i = 0; i < count && !stopped;) {
+        unsigned first = i, n = 0, at[CHUNK];
+        for (; i < count && n + ORACLE_PARTS_MAX + 2 <= CHUNK; i++) {
+            unsigned stops = cases[i].parts ? oracle_sequence_stops(&cases[i]) : 0;
+            at[i - first] = n;
+            for (unsigned k = 1; k <= stops; k++)
+                cuts[n++] = oracle_sequence_cut(&cases[i], k);
+            cuts[n++] = cases[i];
+        }
+        oracle_native_run(cuts, native, n);
+        for (unsigned k = first; k < i; k++) {
+            unsigned from = at[k - first], to = k + 1 < i ? at[k + 1 - first] : n;
+            if (whole[k].vector == ORACLE_DIED || native[to - 1].vector == ORACLE_DIED)
+                continue;
+            t->stops += to - from - 1;
+            if (!judge_stops(&cases[k], cuts + from, native + from, to - from - 1)) {
+                t->failed++;
+                t->failed_of[cases[k].form]++;
+            }
+        }
+    }
+}
 
 // Ctrl-C and the end of a time limit: what was done is told.
 static void stop(int number)
@@ -151,6 +206,8 @@ static void run(struct tally *t, bool sequences)
             oracle_native_run(cases, native, count);
         for (unsigned i = 0; i < count; i++)
             judge(&cases[i], &native[i], t);
+        if (sequences && args.stops && !args.native_only)
+            run_stops(cases, native, count, t);
         done += count;
         if (args.progress && done % (64 * CHUNK) == 0)
             fprintf(stderr, "\r%" PRIu64 " of %" PRIu64 " cases, %" PRIu64 " differ ", done, total,
@@ -182,15 +239,23 @@ static bool mode_parse(const char *text, uint8_t *code_size)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"cases", required_argument, NULL, 'n'},    {"seed", required_argument, NULL, 's'},
-        {"case", required_argument, NULL, 'k'},     {"form", required_argument, NULL, 'f'},
-        {"exact", required_argument, NULL, 'x'},    {"mode", required_argument, NULL, 'm'},
-        {"engine", required_argument, NULL, 'e'},   {"rounds", required_argument, NULL, 'r'},
-        {"sequence", required_argument, NULL, 'q'}, {"show", required_argument, NULL, 'w'},
-        {"summary", no_argument, NULL, 'y'},        {"json", required_argument, NULL, 'j'},
-        {"native", no_argument, NULL, 'o'},         {"strict", no_argument, NULL, 't'},
-        {"help", no_argument, NULL, 'h'},           {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"cases", required_argument, NULL, 'n'},
+                                            {"seed", required_argument, NULL, 's'},
+                                            {"case", required_argument, NULL, 'k'},
+                                            {"form", required_argument, NULL, 'f'},
+                                            {"exact", required_argument, NULL, 'x'},
+                                            {"mode", required_argument, NULL, 'm'},
+                                            {"engine", required_argument, NULL, 'e'},
+                                            {"rounds", required_argument, NULL, 'r'},
+                                            {"sequence", required_argument, NULL, 'q'},
+                                            {"stops", no_argument, NULL, 'p'},
+                                            {"show", required_argument, NULL, 'w'},
+                                            {"summary", no_argument, NULL, 'y'},
+                                            {"json", required_argument, NULL, 'j'},
+                                            {"native", no_argument, NULL, 'o'},
+                                            {"strict", no_argument, NULL, 't'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
     struct oracle_options gen = {.seed = 1, .code_size = X86_CODE64};
     static struct tally t;
     int opt;
@@ -231,6 +296,9 @@ int main(int argc, char **argv)
                 fputs(usage, stderr);
                 return 2;
             }
+            break;
+        case 'p':
+            args.stops = true;
             break;
         case 'w':
             args.max_shown = (unsigned)strtoul(optarg, NULL, 0);

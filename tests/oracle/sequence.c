@@ -160,6 +160,24 @@ void oracle_sequences_grow(struct oracle_case *cases, struct oracle_result *nati
     }
 }
 
+static bool is_repeated(const uint8_t *bytes, unsigned size, uint8_t code_size)
+{
+    struct x86_insn insn;
+    return x86_decode(&insn, bytes, size, code_size, NULL) == X86_DECODE_OK &&
+           (x86_forms[insn.form].attr & (X86_INSN_REP | X86_INSN_REPZ)) &&
+           (insn.prefixes & (X86_PREFIX_REP | X86_PREFIX_REPNE));
+}
+
+unsigned oracle_sequence_stops(const struct oracle_case *c)
+{
+    if (is_repeated(c->bytes, c->size, c->code_size))
+        return 0;
+    for (unsigned i = 0; i < c->parts; i++)
+        if (is_repeated(c->part[i].bytes, c->part[i].size, c->code_size))
+            return i + 1;
+    return c->parts + 1u;
+}
+
 struct oracle_case oracle_sequence_cut(const struct oracle_case *c, unsigned n)
 {
     struct oracle_case cut = *c;

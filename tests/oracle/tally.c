@@ -135,6 +135,8 @@ void tally_print(const struct tally *t, const struct oracle_options *options, bo
     if (options->sequence)
         printf("\nsequences of %.1f instructions on average, beside what sets up their operands",
                (double)t->instructions / (double)(t->cases ? t->cases : 1));
+    if (t->stops)
+        printf("\nstopped %" PRIu64 " times within them", t->stops);
     printf("\n%" PRIu64 " differ in what is undefined, %.1f s (%.0f cases/s)\n", t->undefined,
            seconds, (double)t->cases / seconds);
     printf("%" PRIu64 " passed, %" PRIu64 " failed\n", t->passed, t->failed);
