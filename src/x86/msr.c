@@ -197,6 +197,9 @@ uint64_t x86_rdtsc(struct x86_cpu *cpu)
 
 static void move_tsc(struct x86_cpu *cpu, uint64_t delta)
 {
+    // Before too: what is due by the counter as it was is not undone by the write.
+    if (cpu->platform->tsc_changed)
+        cpu->platform->tsc_changed(cpu->platform->opaque);
     cpu->tsc_offset += delta;
     if (cpu->platform->tsc_changed)
         cpu->platform->tsc_changed(cpu->platform->opaque);

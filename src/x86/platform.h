@@ -18,8 +18,8 @@ struct x86_platform {
     // Time-stamp counter, before TSC_ADJUST/offset, and its frequency in Hz.
     uint64_t (*tsc)(void *opaque);
     uint64_t tsc_hz;
-    // The guest moved its TSC (cpu->tsc_offset changed): deadlines on it are to be worked out anew. May
-    // be NULL.
+    // The guest moves its TSC: called before and after cpu->tsc_offset changes, so that what is due
+    // happens, and deadlines on it are worked out anew. May be NULL.
     void (*tsc_changed)(void *opaque);
     // Task priority (CR8 = TPR[7:4]).
     uint8_t (*get_cr8)(void *opaque);

@@ -493,6 +493,48 @@ static void test_timer_tsc_deadline(void **state)
     assert_int_equal(value, 0);
 }
 
+// A clock that moves at every look.
+static uint64_t restless_now(struct clock *clock)
+{
+    return ++((struct clock_counted *)clock)->ns;
+}
+
+// The timer expires at every moment within a write to a register that concerns it: it interrupts
+// exactly once.
+static void test_timer_expires_within_a_write(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t (*plain_now)(struct clock *) = f->clock.clock.now_ns;
+    unsigned lvt[] = {0x42, 0x40042}; // one shot, deadline
+
+    wr(f, 0, 0x3e0, 0xb);
+    for (unsigned mode = 0; mode < 2; mode++) {
+        for (unsigned what = 0; what < 4; what++) {
+            for (unsigned delay = 1; delay < 60; delay++) {
+                wr(f, 0, 0x320, lvt[mode]);
+                if (mode == 0)
+                    wr(f, 0, 0x380, delay);
+                else
+                    assert_true(lapic_msr_write(f->cpu[0], 0x6e0, on_tsc(f, 0) + delay * 5 / 2));
+                f->clock.clock.now_ns = restless_now;
+                if (what == 0)
+                    wr(f, 0, 0x320, lvt[mode]);
+                else if (what == 1)
+                    wr(f, 0, 0x3e0, delay & 1 ? 0x3 : 0xb);
+                else if (what == 2)
+                    wr(f, 0, 0xf0, 0x1ff);
+                else
+                    lapic_tsc_changed(f->cpu[0]);
+                f->clock.clock.now_ns = plain_now;
+                advance(&f->clock, &f->queue, 100000);
+                assert_int_equal(lapic_ack(f->cpu[0]), 0x42);
+                eoi(f, 0);
+                assert_int_equal(lapic_ack(f->cpu[0]), -1);
+            }
+        }
+    }
+}
+
 static void test_late_timer_is_not_lost(void **state)
 {
     struct fixture *f = *state;
@@ -887,6 +929,7 @@ int main(void)
         T(test_timer_one_shot),
         T(test_timer_periodic),
         T(test_timer_tsc_deadline),
+        T(test_timer_expires_within_a_write),
         T(test_late_timer_is_not_lost),
         T(test_x2apic),
         T(test_relocation),

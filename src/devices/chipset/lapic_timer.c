@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The local APIC's timer: one-shot, periodic and TSC-deadline (SDM vol. 3, "APIC Timer").
+//
+// Rule to keep: a write looks at the clock once. What was due by then has fired (settle_at), and what
+// comes is reckoned from the same moment (rearm_at): an expiry between two looks would be lost.
 #include "devices/chipset/lapic_private.h"
 #include "devices/chipset/timescale.h"
 
@@ -28,16 +31,21 @@ static uint64_t tsc_now(const struct lapic *lapic)
     return lapic->bus->ops.tsc ? lapic->bus->ops.tsc(lapic->bus->opaque, lapic->cpu) : 0;
 }
 
-uint32_t lapic_timer_count(const struct lapic *lapic)
+static uint32_t count_at(const struct lapic *lapic, uint64_t now)
 {
     uint32_t mode = LVT_TIMER_MODE(lapic->lvt[LAPIC_LVT_TIMER]);
-    uint64_t elapsed = (now_ns(lapic) - lapic->timer_start) >> divide_shift(lapic);
+    uint64_t elapsed = (now - lapic->timer_start) >> divide_shift(lapic);
 
     if (!lapic->initial_count || mode > TIMER_PERIODIC)
         return 0;
     if (mode == TIMER_PERIODIC)
         return lapic->initial_count - elapsed % lapic->initial_count;
     return elapsed < lapic->initial_count ? lapic->initial_count - elapsed : 0;
+}
+
+uint32_t lapic_timer_count(const struct lapic *lapic)
+{
+    return count_at(lapic, now_ns(lapic));
 }
 
 // When the timer expires next, or TIMER_NEVER. A masked timer runs without a host timer.
@@ -118,18 +126,27 @@ void lapic_timer_fire(void *opaque)
         lapic_accept(lapic, lvt & LVT_VECTOR, false);
 }
 
+static void settle_at(struct lapic *lapic, uint64_t now)
+{
+    if (lapic->deadline != TIMER_NEVER && lapic->deadline <= now)
+        lapic_timer_fire(lapic);
+}
+
 void lapic_timer_settle(struct lapic *lapic)
 {
-    if (lapic->deadline != TIMER_NEVER && lapic->deadline <= now_ns(lapic))
-        lapic_timer_fire(lapic);
+    settle_at(lapic, now_ns(lapic));
 }
 
 void lapic_timer_write_lvt(struct lapic *lapic, uint32_t value)
 {
     uint32_t old = LVT_TIMER_MODE(lapic->lvt[LAPIC_LVT_TIMER]);
+    bool masked = lapic->lvt[LAPIC_LVT_TIMER] & LVT_MASKED;
+    uint64_t now = now_ns(lapic);
 
-    // A deadline that passed while the timer was masked is over.
-    if (lapic->tsc_deadline && lapic_timer_read_deadline(lapic) == 0)
+    settle_at(lapic, now);
+    // A deadline that passed while the timer was masked is over. One that passes just now is not: it
+    // fires after this write.
+    if (masked && lapic->tsc_deadline && lapic_timer_read_deadline(lapic) == 0)
         lapic->tsc_deadline = 0;
     // "Transitioning between TSC-deadline mode and other timer modes also disarms the timer."
     if ((old == TIMER_TSC_DEADLINE) != (LVT_TIMER_MODE(value) == TIMER_TSC_DEADLINE)) {
@@ -137,24 +154,27 @@ void lapic_timer_write_lvt(struct lapic *lapic, uint32_t value)
         lapic->initial_count = 0;
     }
     lapic->lvt[LAPIC_LVT_TIMER] = value;
-    lapic_timer_rearm(lapic);
+    rearm_at(lapic, now);
 }
 
 void lapic_timer_write_count(struct lapic *lapic, uint32_t value)
 {
     if (LVT_TIMER_MODE(lapic->lvt[LAPIC_LVT_TIMER]) == TIMER_TSC_DEADLINE)
         return;
-    lapic->initial_count = value;
     lapic->timer_start = now_ns(lapic);
+    settle_at(lapic, lapic->timer_start);
+    lapic->initial_count = value;
     rearm_at(lapic, lapic->timer_start); // a count shorter than this code takes still expires
 }
 
 void lapic_timer_write_divide(struct lapic *lapic, uint32_t value)
 {
-    uint32_t count = lapic_timer_count(lapic);
-
-    // The count goes on from where it is, at the new rate.
     uint64_t now = now_ns(lapic);
+    uint32_t count;
+
+    settle_at(lapic, now);
+    // The count goes on from where it is, at the new rate.
+    count = count_at(lapic, now);
     lapic->divide = value;
     lapic->timer_start = now - ((uint64_t)(lapic->initial_count - count) << divide_shift(lapic));
     rearm_at(lapic, now);
