@@ -233,6 +233,32 @@ static void test_mode4_strobe(void **state)
     assert_int_equal(f->irq.rises, 1);
 }
 
+static uint64_t restless_step;
+static uint64_t restless_now(struct clock *clock)
+{
+    return ((struct clock_counted *)clock)->ns += restless_step;
+}
+
+// The count ends at any moment within the write that starts it, or long before its end: one edge.
+static void test_ends_within_a_write(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t (*plain_now)(struct clock *) = f->clock.clock.now_ns;
+
+    for (unsigned mode = 0; mode <= 4; mode += 4) {
+        for (restless_step = 10; restless_step < 20000; restless_step += 130) {
+            out(f, 0x43, 0x10 | mode << 1); // low byte only
+            advance(&f->clock, &f->queue, 100000);
+            f->irq.rises = 0;
+            f->clock.clock.now_ns = restless_now;
+            out(f, 0x40, 3);
+            f->clock.clock.now_ns = plain_now;
+            advance(&f->clock, &f->queue, 100000);
+            assert_int_equal(f->irq.rises, 1);
+        }
+    }
+}
+
 static void test_mode5_and_gate(void **state)
 {
     struct fixture *f = *state;
@@ -412,10 +438,19 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_mode0),           T(test_mode1_one_shot),           T(test_mode2_rate),
-        T(test_mode3_square),    T(test_mode3_before_power_on),    T(test_mode4_strobe),
-        T(test_mode5_and_gate),  T(test_latch_and_read_back),      T(test_bcd),
-        T(test_refresh_toggles), T(test_fast_periods_are_bounded), T(test_late_callbacks),
+        T(test_mode0),
+        T(test_mode1_one_shot),
+        T(test_mode2_rate),
+        T(test_mode3_square),
+        T(test_mode3_before_power_on),
+        T(test_mode4_strobe),
+        T(test_ends_within_a_write),
+        T(test_mode5_and_gate),
+        T(test_latch_and_read_back),
+        T(test_bcd),
+        T(test_refresh_toggles),
+        T(test_fast_periods_are_bounded),
+        T(test_late_callbacks),
         T(test_state),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

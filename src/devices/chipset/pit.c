@@ -156,12 +156,12 @@ static uint64_t channel_next_rise(const struct pit_channel *ch, uint64_t now)
     }
 }
 
-// Arms the host timer for channel 0's next rising edge.
-static void pit_rearm(struct pit *pit)
+// Arms the host timer for channel 0's first rising edge after `now`: the moment that everything else
+// was reckoned from. An edge between two looks at the clock would be lost.
+static void pit_rearm(struct pit *pit, uint64_t now)
 {
     struct pit_channel *ch = &pit->ch[0];
     uint64_t now_ns = clock_now(pit->timer.queue->clock);
-    uint64_t now = tick_now(pit);
     uint64_t rise = channel_next_rise(ch, now);
 
     // Too fast for the host: interrupt on every nth edge only.
@@ -176,20 +176,22 @@ static void pit_rearm(struct pit *pit)
 static void pit_rise(void *opaque)
 {
     struct pit *pit = opaque;
+    uint64_t now = tick_now(pit);
 
-    channel_settle(&pit->ch[0], tick_now(pit));
+    channel_settle(&pit->ch[0], now);
     irq_set(&pit->irq, false);
     irq_set(&pit->irq, true);
-    pit_rearm(pit);
+    pit_rearm(pit, now);
 }
 
 // Brings everything up to now before a register is looked at: an edge whose callback is late
 // happens first.
 static uint64_t pit_settle(struct pit *pit)
 {
-    uint64_t now = tick_now(pit);
+    uint64_t now_ns = clock_now(pit->timer.queue->clock);
+    uint64_t now = scale_down(now_ns, PIT_HZ, NS_PER_SECOND);
 
-    if (pit->deadline <= clock_now(pit->timer.queue->clock))
+    if (pit->deadline <= now_ns)
         pit_rise(pit);
     for (unsigned i = 0; i < PIT_CHANNELS; i++)
         channel_settle(&pit->ch[i], now);
@@ -197,12 +199,12 @@ static uint64_t pit_settle(struct pit *pit)
 }
 
 // Channel 0 was programmed: its line follows OUT at once.
-static void pit_programmed(struct pit *pit, unsigned channel)
+static void pit_programmed(struct pit *pit, unsigned channel, uint64_t now)
 {
     if (channel != 0)
         return;
-    irq_set(&pit->irq, channel_out(&pit->ch[0], tick_now(pit)));
-    pit_rearm(pit);
+    irq_set(&pit->irq, channel_out(&pit->ch[0], now));
+    pit_rearm(pit, now);
 }
 
 // Loads the counting element at the next tick.
@@ -383,7 +385,7 @@ static void pit_control(struct pit *pit, uint8_t value)
         channel_latch_count(&pit->ch[select], now);
     } else {
         channel_set_mode(&pit->ch[select], value);
-        pit_programmed(pit, select);
+        pit_programmed(pit, select, now);
     }
 }
 
@@ -404,8 +406,9 @@ static void pit_write(void *opaque, uint64_t offset, uint64_t value, unsigned si
         pit_control(pit, value);
         return;
     }
-    channel_write(&pit->ch[offset], value, pit_settle(pit));
-    pit_programmed(pit, offset);
+    uint64_t now = pit_settle(pit);
+    channel_write(&pit->ch[offset], value, now);
+    pit_programmed(pit, offset, now);
 }
 
 static uint64_t port61_read(void *opaque, uint64_t offset, unsigned size)
