@@ -74,6 +74,12 @@ static void lapic_eoi(void *opaque, uint8_t vector)
 {
     ioapic_eoi(((struct machine *)opaque)->board.ioapic, vector);
 }
+static void lapic_is_accepting(void *opaque)
+{
+    struct machine *machine = opaque;
+    if (machine->board.ioapic) // made after the local APICs
+        ioapic_retry(machine->board.ioapic);
+}
 static uint64_t lapic_tsc(void *opaque, unsigned cpu)
 {
     return x86_rdtsc(((struct machine *)opaque)->vcpus[cpu].cpu);
@@ -105,6 +111,7 @@ static const struct lapic_ops lapic_ops = {.interrupt = lapic_interrupt,
                                            .sipi = lapic_sipi,
                                            .extint_ack = lapic_extint_ack,
                                            .eoi = lapic_eoi,
+                                           .accepting = lapic_is_accepting,
                                            .tsc = lapic_tsc,
                                            .current_cpu = lapic_current_cpu,
                                            .map = lapic_map,

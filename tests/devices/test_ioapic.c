@@ -38,6 +38,14 @@ static void on_eoi(void *opaque, uint8_t vector)
     ioapic_eoi(((struct fixture *)opaque)->ioapic, vector);
 }
 
+static void on_accepting(void *opaque)
+{
+    struct fixture *f = opaque;
+
+    if (f->ioapic)
+        ioapic_retry(f->ioapic);
+}
+
 static uint32_t rd(struct fixture *f, uint8_t reg)
 {
     region_write(&f->region, IOAPIC_DEFAULT_BASE, reg, 4);
@@ -75,6 +83,7 @@ static int setup(void **state)
                                                                  .init = ignore,
                                                                  .sipi = on_sipi,
                                                                  .extint_ack = on_extint,
+                                                                 .accepting = on_accepting,
                                                                  .eoi = on_eoi}},
                               NULL);
     f->ioapic = ioapic_create(&(struct ioapic_config){.bus = f->bus, .id = 2}, NULL);
@@ -168,6 +177,63 @@ static void test_level(void **state)
     assert_int_equal(lapic_ack(f->cpu[0]), 0x3b);
 }
 
+// A level that no local APIC takes is pending (delivery status) until one does: a change of who is
+// who is enough. An edge is not kept.
+static void test_refused_level(void **state)
+{
+    struct fixture *f = *state;
+    static const struct {
+        unsigned reg;
+        uint32_t before, after, dest, mode;
+    } ways[] = {
+        {0x0f, 0xff, 0x1ff, 1, 0xa03b},               // software enable
+        {0x02, 5u << 24, 7u << 24, 7, 0xa03b},        // ID
+        {0x0d, 2u << 24, 0x40u << 24, 0x40, 0xa83b},  // LDR
+        {0x0e, 0x0fffffff, 0xffffffff, 0x08, 0xa83b}, // DFR: cluster, flat
+        {0x0f, 0xff, 0x1ff, 1, 0xa13b},               // lowest priority
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(ways); i++) {
+        lapic_mmio_write(f->cpu[1], 0x02, 1u << 24);
+        lapic_mmio_write(f->cpu[1], 0x0e, 0xffffffff);
+        lapic_mmio_write(f->cpu[1], 0x0d, i == 3 ? 0x48u << 24 : 2u << 24);
+        lapic_mmio_write(f->cpu[1], ways[i].reg, ways[i].before);
+        ioapic_input(f->ioapic, 11, true);
+        ioapic_input(f->ioapic, 4, false);
+        route(f, 4, ways[i].dest, (ways[i].mode & 0xfff) + 1);
+        ioapic_input(f->ioapic, 4, true);
+        route(f, 11, ways[i].dest, ways[i].mode);
+        assert_int_equal(rd(f, 0x10 + 22), ways[i].mode | 0x1000);
+        assert_int_equal(lapic_ack(f->cpu[1]), -1);
+        lapic_mmio_write(f->cpu[1], ways[i].reg, ways[i].after);
+        assert_int_equal(rd(f, 0x10 + 22), ways[i].mode | 0x4000);
+        assert_int_equal(lapic_ack(f->cpu[1]), 0x3b);
+        assert_int_equal(lapic_ack(f->cpu[1]), -1);
+        ioapic_input(f->ioapic, 11, false);
+        eoi(f->cpu[1]);
+        assert_int_equal(rd(f, 0x10 + 22), ways[i].mode);
+        assert_int_equal(lapic_ack(f->cpu[1]), -1);
+        route(f, 11, 0, 0x10000);
+    }
+    // The APIC as a whole switched off and on.
+    assert_true(lapic_msr_write(f->cpu[1], 0x1b, 0xfee00000));
+    ioapic_input(f->ioapic, 11, true);
+    route(f, 11, 1, 0xa03b);
+    assert_true(lapic_msr_write(f->cpu[1], 0x1b, 0xfee00800));
+    assert_int_equal(lapic_ack(f->cpu[1]), -1); // software-disabled after reset
+    lapic_mmio_write(f->cpu[1], 0x02, 1u << 24);
+    lapic_mmio_write(f->cpu[1], 0x0f, 0x1ff);
+    assert_int_equal(lapic_ack(f->cpu[1]), 0x3b);
+    // Gone before anybody took it: nothing comes.
+    eoi(f->cpu[1]);
+    assert_int_equal(lapic_ack(f->cpu[1]), 0x3b);
+    lapic_mmio_write(f->cpu[1], 0x0f, 0xff);
+    ioapic_input(f->ioapic, 11, false);
+    eoi(f->cpu[1]);
+    lapic_mmio_write(f->cpu[1], 0x0f, 0x1ff);
+    assert_int_equal(lapic_ack(f->cpu[1]), -1);
+}
+
 static void test_eoi_register_and_edge_trick(void **state)
 {
     struct fixture *f = *state;
@@ -215,10 +281,10 @@ static void test_modes(void **state)
     ioapic_input(f->ioapic, 5, true);
     route(f, 6, 0, 0x8355);
     ioapic_input(f->ioapic, 6, true);
-    // Nobody takes it: no remote IRR, tried again at the next event.
+    // Nobody takes it: no remote IRR, "send pending" (82093AA, 3.2.4, DELIVS), tried again.
     route(f, 7, 9, 0x8060);
     ioapic_input(f->ioapic, 7, true);
-    assert_int_equal(rd(f, 0x1e), 0x8060);
+    assert_int_equal(rd(f, 0x1e), 0x9060);
     wr(f, 0x1f, 1u << 24);
     assert_int_equal(lapic_ack(f->cpu[1]), 0x60);
 }
@@ -250,8 +316,13 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_registers), T(test_edge),  T(test_level), T(test_eoi_register_and_edge_trick),
-        T(test_modes),     T(test_state),
+        T(test_registers),
+        T(test_edge),
+        T(test_level),
+        T(test_refused_level),
+        T(test_eoi_register_and_edge_trick),
+        T(test_modes),
+        T(test_state),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

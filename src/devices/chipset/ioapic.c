@@ -21,6 +21,7 @@
 #define ENTRY_VECTOR(e) ((uint8_t)((e)&0xff))
 #define ENTRY_DELIVERY(e) ((uint8_t)((e) >> 8 & 7))
 #define ENTRY_LOGICAL (UINT64_C(1) << 11)
+#define ENTRY_PENDING (UINT64_C(1) << 12) // delivery status; computed
 #define ENTRY_REMOTE_IRR (UINT64_C(1) << 14)
 #define ENTRY_LEVEL (UINT64_C(1) << 15)
 #define ENTRY_MASKED (UINT64_C(1) << 16)
@@ -56,7 +57,9 @@ static void pin_service_level(struct ioapic *ioapic, unsigned pin)
         return;
     if (ENTRY_DELIVERY(*entry) == LAPIC_FIXED || ENTRY_DELIVERY(*entry) == LAPIC_LOWEST) {
         // Set before sending, so that nothing which happens meanwhile sends a second time. A
-        // message that nobody took is tried again at the next event of the pin.
+        // message that nobody took is tried again at the pin's next event, and when a local APIC may
+        // take it (ioapic_retry): remote IRR is set "when local APIC(s) accept the level interrupt"
+        // (82093AA, 3.2.4), and until then the delivery status says "send pending".
         *entry |= ENTRY_REMOTE_IRR;
         if (!pin_send(ioapic, pin))
             *entry &= ~ENTRY_REMOTE_IRR;
@@ -104,9 +107,25 @@ void ioapic_eoi(struct ioapic *ioapic, uint8_t vector)
     }
 }
 
+void ioapic_retry(struct ioapic *ioapic)
+{
+    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+        pin_service_level(ioapic, pin);
+}
+
+// A level's message that no local APIC has taken.
+static bool send_pending(const struct ioapic *ioapic, unsigned pin)
+{
+    uint64_t entry = ioapic->redirection[pin];
+
+    return ioapic->lines >> pin & 1 && entry & ENTRY_LEVEL &&
+           !(entry & (ENTRY_MASKED | ENTRY_REMOTE_IRR)) && ENTRY_DELIVERY(entry) <= LAPIC_LOWEST;
+}
+
 static uint32_t reg_read(const struct ioapic *ioapic, uint8_t reg)
 {
     unsigned pin = (reg - REG_REDIRECTION) / 2u;
+    uint64_t entry;
 
     switch (reg) {
     case REG_ID:
@@ -117,7 +136,8 @@ static uint32_t reg_read(const struct ioapic *ioapic, uint8_t reg)
     default:
         if (reg < REG_REDIRECTION || pin >= IOAPIC_PINS)
             return 0;
-        return ioapic->redirection[pin] >> (reg & 1 ? 32 : 0);
+        entry = ioapic->redirection[pin] | (send_pending(ioapic, pin) ? ENTRY_PENDING : 0);
+        return entry >> (reg & 1 ? 32 : 0);
     }
 }
 

@@ -39,6 +39,8 @@ void ioapic_input(struct ioapic *ioapic, int pin, bool level);
 struct irq_line ioapic_line(struct ioapic *ioapic, int pin);
 // EOI of a level-triggered vector, from a LAPIC's broadcast or the EOI register.
 void ioapic_eoi(struct ioapic *ioapic, uint8_t vector);
+// A local APIC may accept now what it refused before: what lapic_ops.accepting should call.
+void ioapic_retry(struct ioapic *ioapic);
 
 // The memory region to register.
 void ioapic_region(struct ioapic *ioapic, struct io_region *region);

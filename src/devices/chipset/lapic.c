@@ -309,6 +309,7 @@ void lapic_virtual_wire(struct lapic *lapic)
     lapic->lvt[LAPIC_LVT_LINT0] = LAPIC_EXTINT << 8;
     lapic->lvt[LAPIC_LVT_LINT1] = LAPIC_NMI << 8;
     lapic_update(lapic);
+    lapic_accepting(lapic);
 }
 
 static bool wants_window(const struct lapic *lapic)
@@ -374,6 +375,7 @@ bool lapic_set_base(struct lapic *lapic, uint64_t value)
     }
     lapic_window_update(lapic);
     lapic_update(lapic);
+    lapic_accepting(lapic);
     return true;
 }
 

@@ -76,6 +76,9 @@ struct lapic_ops {
     int (*extint_ack)(void *opaque);
     // EOI broadcast of a level-triggered interrupt: to ioapic_eoi().
     void (*eoi)(void *opaque, uint8_t vector);
+    // A LAPIC was enabled or is known by another name: to ioapic_retry(). What nobody took may be meant
+    // for it now.
+    void (*accepting)(void *opaque);
     // The processor's time-stamp counter as its guest reads it. NULL: no TSC-deadline mode.
     uint64_t (*tsc)(void *opaque, unsigned cpu);
     // Which processor the memory access now being dispatched comes from; -1 when none (a device).

@@ -68,6 +68,13 @@ static inline bool lapic_software_enabled(const struct lapic *lapic)
     return lapic_enabled(lapic) && lapic->svr & SVR_ENABLED;
 }
 
+// After a change of who accepts which messages; last, when all state is consistent.
+static inline void lapic_accepting(struct lapic *lapic)
+{
+    if (lapic->bus->ops.accepting)
+        lapic->bus->ops.accepting(lapic->bus->opaque);
+}
+
 static inline void lapic_smi(struct lapic *lapic)
 {
     if (lapic->bus->ops.smi)

@@ -136,6 +136,7 @@ static void write_svr(struct lapic *lapic, uint32_t value)
         lapic_timer_rearm(lapic);
     }
     lapic_update(lapic);
+    lapic_accepting(lapic);
 }
 
 // What both interfaces share. False: there is no such writable register.
@@ -204,12 +205,15 @@ void lapic_mmio_write(struct lapic *lapic, unsigned reg, uint32_t value)
     switch (reg) {
     case REG_ID:
         lapic->xid = value >> 24;
+        lapic_accepting(lapic);
         break;
     case REG_LDR:
         lapic->ldr = value & 0xff000000;
+        lapic_accepting(lapic);
         break;
     case REG_DFR:
         lapic->dfr = value | 0x0fffffff;
+        lapic_accepting(lapic);
         break;
     case REG_ICR_HIGH:
         lapic->icr_high = value & 0xff000000;
