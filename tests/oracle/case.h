@@ -206,9 +206,12 @@ void oracle_croft_counters(FILE *file); // the engine's, a line each
 // Makes sequences of cases of one, instruction by instruction; the host tells how each came out. Leaves in
 // `native` what it makes of the whole.
 void oracle_sequences_grow(struct oracle_case *cases, struct oracle_result *native, unsigned count);
-// Instructions (setups among them) after which a run can be stopped: those before the first that is repeated
-// and counts more than once.
+// How many instructions (setups among them) a run can be stopped behind: not the last, and none from the first
+// that is repeated and counts more than once.
 unsigned oracle_sequence_stops(const struct oracle_case *c);
+// The same sequence with an instruction that CPL 3 may not execute behind the n-th, HLT or CLI: the host
+// stops there. Nothing else of the code differs, which a sequence may read.
+struct oracle_case oracle_sequence_stop(const struct oracle_case *c, unsigned n, bool cli);
 // Cuts a sequence behind its n-th instruction (1: the first).
 struct oracle_case oracle_sequence_cut(const struct oracle_case *c, unsigned n);
 

@@ -129,61 +129,65 @@ static void judge(struct oracle_case *c, struct oracle_result *native, struct ta
     }
 }
 
-// Holds a sequence that is stopped behind each of its instructions against the host's cases that end there.
-// False where one differs.
-static bool judge_stops(const struct oracle_case *c, const struct oracle_case *cuts,
-                        struct oracle_result *native, unsigned count)
+// Whether a sequence reads the byte that stops it.
+static bool reads_stop(const struct oracle_case *c, unsigned n, const struct oracle_result *native)
+{
+    static struct oracle_result other;
+    struct oracle_case cut = oracle_sequence_cut(c, n), stop = oracle_sequence_stop(c, n, true);
+    oracle_native_run(&stop, &other, 1);
+    return oracle_compare(&cut, native, &other, false) == ORACLE_DIFFERS;
+}
+
+// Stops a sequence behind each of its instructions and holds its state against the host's, which stopped at
+// an instruction that it may not execute. False where one differs.
+static bool judge_stops(const struct oracle_case *c, struct oracle_result *native, unsigned count)
 {
     static struct oracle_result croft;
-    unsigned round;
-    if (run_croft(c, &native[count], &croft, &round) == ORACLE_DIFFERS)
-        return true; // told already
-    for (unsigned i = 0; i < count; i++) {
-        if (native[i].vector != ORACLE_DONE)
-            break; // the end: a fault
-        oracle_croft_run_some(c, i + 1, &croft);
-        if (oracle_compare(&cuts[i], &native[i], &croft, false) != ORACLE_DIFFERS)
+    oracle_croft_run(c, 0, &croft); // the code
+    for (unsigned n = 1; n <= count; n++) {
+        const struct oracle_result *host = &native[n - 1];
+        struct oracle_case cut = oracle_sequence_cut(c, n);
+        if (host->vector != ORACLE_DONE || host->out.rip != c->part[n - 1].rip)
+            return true; // it does not come by there, or died
+        oracle_croft_run_some(c, n, &croft);
+        if (oracle_compare(&cut, host, &croft, false) != ORACLE_DIFFERS || reads_stop(c, n, host))
             continue;
         if (args.shown < args.max_shown) {
             args.shown++;
             oracle_print_case(c);
-            printf("    stopped after %u\n", i + 1);
-            oracle_compare(&cuts[i], &native[i], &croft, true);
+            printf("    stopped after %u\n", n);
+            oracle_compare(&cut, host, &croft, true);
         }
         return false;
     }
     return true;
 }
 
-static volatile sig_atomic_t stopped;
-
-static void run_stops(const struct oracle_case *cases, const struct oracle_result *whole,
-                      unsigned count, struct tally *t)
+static void run_stops(const struct oracle_case *cases, unsigned count, struct tally *t)
 {
-    static struct oracle_case cuts[CHUNK];
+    static struct oracle_case stops[CHUNK];
     static struct oracle_result native[CHUNK];
-    for (unsigned i = 0; i < count && !stopped;) {
-        unsigned first = i, n = 0, at[CHUNK];
-        for (; i < count && n + ORACLE_PARTS_MAX + 2 <= CHUNK; i++) {
-            unsigned stops = cases[i].parts ? oracle_sequence_stops(&cases[i]) : 0;
+    for (unsigned i = 0; i < count;) {
+        unsigned first = i, n = 0, at[CHUNK + 1];
+        for (; i < count && n + ORACLE_PARTS_MAX <= CHUNK; i++) {
             at[i - first] = n;
-            for (unsigned k = 1; k <= stops; k++)
-                cuts[n++] = oracle_sequence_cut(&cases[i], k);
-            cuts[n++] = cases[i];
+            for (unsigned k = 1; k <= oracle_sequence_stops(&cases[i]); k++)
+                stops[n++] = oracle_sequence_stop(&cases[i], k, false);
         }
-        oracle_native_run(cuts, native, n);
-        for (unsigned k = first; k < i; k++) {
-            unsigned from = at[k - first], to = k + 1 < i ? at[k + 1 - first] : n;
-            if (whole[k].vector == ORACLE_DIED || native[to - 1].vector == ORACLE_DIED)
-                continue;
-            t->stops += to - from - 1;
-            if (!judge_stops(&cases[k], cuts + from, native + from, to - from - 1)) {
+        at[i - first] = n;
+        oracle_native_run(stops, native, n);
+        for (unsigned k = 0; k < i - first; k++) {
+            unsigned number = at[k + 1] - at[k];
+            t->stops += number;
+            if (!judge_stops(&cases[first + k], native + at[k], number)) {
                 t->failed++;
-                t->failed_of[cases[k].form]++;
+                t->failed_of[cases[first + k].form]++;
             }
         }
     }
 }
+
+static volatile sig_atomic_t stopped;
 
 // Ctrl-C and the end of a time limit: what was done is told.
 static void stop(int number)
@@ -207,7 +211,7 @@ static void run(struct tally *t, bool sequences)
         for (unsigned i = 0; i < count; i++)
             judge(&cases[i], &native[i], t);
         if (sequences && args.stops && !args.native_only)
-            run_stops(cases, native, count, t);
+            run_stops(cases, count, t);
         done += count;
         if (args.progress && done % (64 * CHUNK) == 0)
             fprintf(stderr, "\r%" PRIu64 " of %" PRIu64 " cases, %" PRIu64 " differ ", done, total,

@@ -175,7 +175,15 @@ unsigned oracle_sequence_stops(const struct oracle_case *c)
     for (unsigned i = 0; i < c->parts; i++)
         if (is_repeated(c->part[i].bytes, c->part[i].size, c->code_size))
             return i + 1;
-    return c->parts + 1u;
+    return c->parts;
+}
+
+struct oracle_case oracle_sequence_stop(const struct oracle_case *c, unsigned n, bool cli)
+{
+    struct oracle_case stop = *c;
+    stop.part[n - 1].bytes[0] = cli ? 0xfa : ORACLE_FILLER;
+    stop.part[n - 1].rip = ~UINT64_C(0); // what happens there is not the sequence's
+    return stop;
 }
 
 struct oracle_case oracle_sequence_cut(const struct oracle_case *c, unsigned n)
