@@ -13,6 +13,16 @@ void stress_seed(u32 seed)
         state = 1;
 }
 
+u32 stress_keep(void)
+{
+    return state;
+}
+
+void stress_resume(u32 kept)
+{
+    state = kept;
+}
+
 u32 stress_random(void)
 {
     state ^= state << 13;

@@ -23,6 +23,8 @@ static inline bool stress_chance(u32 percent)
 }
 ulong stress_word(void); // small numbers, single bits and patterns more often than others
 void stress_seed(u32 seed);
+u32 stress_keep(void); // the generator's state, to go on from there later
+void stress_resume(u32 kept);
 
 // Paging of 4 KiB pages below 4 MiB, open to ring 3, the region on physical pages 0 and on; SSE and NX switched on
 // where the processor has them.
