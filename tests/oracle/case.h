@@ -77,6 +77,8 @@ struct oracle_case {
     uint8_t steps;     // instructions to run: 2 where a NOP follows to show a MOV SS shadow
     uint8_t sequence;  // instructions at most; 0: a case of one
     uint8_t parts;     // in part[], behind the first
+    uint8_t loop;      // of a sequence: how often it is to run; 0: once, straight on
+    bool looped;       // its last two parts count down and lead back to the first instruction
     uint8_t bytes[ORACLE_INSN_SIZE];
     uint16_t code_offset; // in the code page; the instruction may run past the page's end
     uint8_t filling;      // which filling of the window
@@ -162,6 +164,7 @@ struct oracle_options {
     uint8_t code_size; // enum x86_code_size
     bool ldt;          // the host has it; X86_CODE16 needs it
     uint8_t sequence;  // cases are sequences of at most so many instructions; 0: of one
+    bool loops;        // that run several times over
 };
 // Number of forms that take part under these options (0: the name matches none).
 unsigned oracle_gen_init(const struct oracle_options *options);
@@ -174,6 +177,8 @@ void oracle_gen(struct oracle_case *c, uint64_t number);
 // brings its registers and memory into shape before. False: nothing is possible or fits this time; another
 // `attempt` gives another one.
 bool oracle_gen_more(struct oracle_case *c, const struct oracle_state *now, unsigned attempt);
+// Lets a sequence run over and over: c->loop times, if its memory holds the count that long. False: it cannot.
+bool oracle_gen_loop(struct oracle_case *c, const struct oracle_state *now);
 // Why this row is never generated in this mode, or NULL.
 const char *oracle_excluded(const struct x86_form *form);
 // The window's content at the start of the case.

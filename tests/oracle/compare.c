@@ -107,6 +107,12 @@ bool oracle_undefined(const struct oracle_case *c, const struct oracle_result *n
 // A sequence: gen_sequence.c and sequence.c see to it that nothing undefined is read.
 static struct mask sequence_mask(const struct oracle_case *c, const struct oracle_result *n)
 {
+    if (c->looped) { // wherever it ended
+        uint32_t flags = c->undefined;
+        for (unsigned i = 0; i < c->parts; i++)
+            flags |= c->part[i].undefined;
+        return (struct mask){.flags = flags};
+    }
     bool done = n->vector == ORACLE_DONE;
     unsigned completed = c->parts + done;
     return (struct mask){.flags = completed == 0   ? 0
@@ -342,7 +348,8 @@ void oracle_print_case(const struct oracle_case *c)
     const struct x86_form *form = case_form(c, &insn);
     printf("case %" PRIu64 " (seed %" PRIu64 ", %d-bit", c->number, c->seed, 16 << c->code_size);
     if (c->sequence)
-        printf(", sequence %u)\n    %s: ", c->sequence, x86_forms[c->form].name);
+        printf(", sequence %u%s)\n    %s: ", c->sequence, c->looped ? ", in a loop" : "",
+               x86_forms[c->form].name);
     else
         printf(") %s%s%s: ", x86_forms[c->form].name, form ? " as " : " as #UD",
                form ? form->name : "");

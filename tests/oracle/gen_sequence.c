@@ -117,27 +117,52 @@ static bool setup_register(struct setup *s, enum x86_code_size code_size, unsign
     return true;
 }
 
-// Four bytes of memory through DS; false where that does not reach them.
-static bool setup_memory(struct setup *s, const struct oracle_case *t, uint64_t linear,
-                         uint32_t value)
+// An instruction FF /reg or C7 /reg with four bytes of memory through DS; NULL where that does not reach them.
+static struct oracle_part *setup_on_memory(struct setup *s, const struct oracle_case *c,
+                                           uint16_t ds_selector, uint64_t linear, unsigned opcode,
+                                           unsigned reg)
 {
-    struct x86_seg ds = oracle_segment(t->in.ds);
+    struct x86_seg ds = oracle_segment(ds_selector);
     uint64_t offset = linear;
-    if (t->code_size != X86_CODE64) {
+    if (c->code_size != X86_CODE64) {
         offset = (uint32_t)(linear - ds.base);
         if ((ds.attr & X86_ATTR_UNUSABLE) || (ds.attr & 0xe) != 2 || offset + 3 > ds.limit)
-            return false;
+            return NULL;
     }
     struct oracle_part *p = setup_new(s);
     if (!p)
-        return false;
-    if (t->code_size == X86_CODE16)
+        return NULL;
+    if (c->code_size == X86_CODE16)
         put(s, p, 0x6766, 2);
-    put(s, p, 0xc7, 1);
-    put(s, p, t->code_size == X86_CODE64 ? 0x2504 : 0x05, t->code_size == X86_CODE64 ? 2 : 1);
+    put(s, p, opcode, 1);
+    if (c->code_size == X86_CODE64)
+        put(s, p, 0x2504 | reg << 3, 2);
+    else
+        put(s, p, 5 | reg << 3, 1);
     put(s, p, offset, 4);
-    put(s, p, value, 4);
-    return true;
+    return p;
+}
+
+static bool setup_memory(struct setup *s, const struct oracle_case *t, uint64_t linear,
+                         uint32_t value)
+{
+    struct oracle_part *p = setup_on_memory(s, t, t->in.ds, linear, 0xc7, 0);
+    if (p)
+        put(s, p, value, 4);
+    return p != NULL;
+}
+
+// Appends it to the sequence at this place, which moves on.
+static void add_setup(struct oracle_case *c, const struct setup *s, uint64_t *offset, uint64_t *rip)
+{
+    for (unsigned i = 0; i < s->count; i++) {
+        struct oracle_part *p = &c->part[c->parts++];
+        *p = s->part[i];
+        p->offset = (uint16_t)*offset;
+        p->rip = *rip;
+        *offset += p->size;
+        *rip += p->size;
+    }
 }
 
 // What the instruction in `t` wants other than `now` has it.
@@ -229,17 +254,64 @@ static bool leads_back(const struct oracle_case *c, const struct oracle_case *t,
     return overlaps(from, 2 * ROOM, cut, 1) || !place_is_free(c, cut, 1);
 }
 
+// Where in the code page the sequence goes on, if there is room.
+static bool find_place(const struct oracle_case *c, const struct oracle_state *now,
+                       uint64_t *offset)
+{
+    bool code64 = c->code_size == X86_CODE64;
+    struct x86_seg cs = oracle_segment(now->cs);
+    uint64_t linear = code64 ? now->rip : (uint32_t)(cs.base + now->rip);
+    *offset = linear - ORACLE_CODE_BASE;
+    return now->cs == c->in.cs && *offset < PAGE_SIZE &&
+           place_is_free(c, (unsigned)*offset, ROOM) && (code64 || now->rip + ROOM <= cs.limit);
+}
+
+// Whether in another round the row may leave something else undefined than in the first.
+static bool varies(const struct oracle_part *p)
+{
+    const struct x86_form *form = &x86_forms[p->form];
+    static const char *const scans[] = {"bsf", "bsr", "shld", "shrd"};
+    if (p->form == ORACLE_SETUP)
+        return false;
+    for (unsigned i = 0; i < ARRAY_SIZE(scans); i++)
+        if (!strcmp(form->mnemonic, scans[i]))
+            return true;
+    for (unsigned i = 0; i < form->operand_count; i++)
+        if (form->operand[i].kind == X86_OPND_FIXED_GPR && form->flags_undefined)
+            return true; // a count in CL
+    return false;
+}
+
+bool oracle_gen_loop(struct oracle_case *c, const struct oracle_state *now)
+{
+    struct setup s = {0};
+    struct oracle_part first = {.form = c->form};
+    uint64_t offset, rip = now->rip;
+    uint32_t undefined = c->parts ? c->part[c->parts - 1].undefined : c->undefined;
+    if (!c->loop || c->parts + 2 > ORACLE_PARTS_MAX || (undefined & X86_FLAG_CF) ||
+        !find_place(c, now, &offset) || varies(&first))
+        return false;
+    for (unsigned i = 0; i < c->parts; i++)
+        if (varies(&c->part[i]))
+            return false;
+    if (!setup_on_memory(&s, c, now->ds, LOOP_COUNTER, 0xff, 1)) // DEC: all flags but CF
+        return false;
+    struct oracle_part *jump = setup_new(&s);
+    unsigned size = c->code_size == X86_CODE16 ? 2 : 4;
+    put(&s, jump, 0x850f, 2); // JNZ
+    put(&s, jump, c->in.rip - (rip + s.bytes + size), size);
+    add_setup(c, &s, &offset, &rip);
+    c->looped = true;
+    return true;
+}
+
 bool oracle_gen_more(struct oracle_case *c, const struct oracle_state *now, unsigned attempt)
 {
     static struct gen g;
     static struct oracle_case t;
     static struct setup setup, again;
-    bool code64 = c->code_size == X86_CODE64;
-    struct x86_seg cs = oracle_segment(now->cs);
-    uint64_t linear = code64 ? now->rip : (uint32_t)(cs.base + now->rip);
-    uint64_t offset = linear - ORACLE_CODE_BASE, seed = seed_of(c, attempt);
-    if (now->cs != c->in.cs || offset >= PAGE_SIZE || !place_is_free(c, (unsigned)offset, ROOM) ||
-        (!code64 && now->rip + ROOM > cs.limit))
+    uint64_t offset, seed = seed_of(c, attempt);
+    if (!find_place(c, now, &offset))
         return false;
     unsigned patches = c->patches > 2 ? 2 : c->patches;
     make_part(&g, &t, c, now, (unsigned)offset, 0, seed);
@@ -259,14 +331,7 @@ bool oracle_gen_more(struct oracle_case *c, const struct oracle_state *now, unsi
     if (valid ? leads_back(c, &t, &insn) : chance(&g, 95))
         return false;
     uint64_t rip = now->rip;
-    for (unsigned i = 0; i < setup.count; i++) {
-        struct oracle_part *p = &c->part[c->parts++];
-        *p = setup.part[i];
-        p->offset = (uint16_t)offset;
-        p->rip = rip;
-        offset += p->size;
-        rip += p->size;
-    }
+    add_setup(c, &setup, &offset, &rip);
     struct oracle_part *p = &c->part[c->parts++];
     memset(p, 0, sizeof(*p));
     p->offset = (uint16_t)offset;

@@ -34,6 +34,7 @@ static const char usage[] =
     "  --seed S     a number, or `date`: new ground every day\n"
     "  --case K     this case only, with its starting state\n"
     "  --form P     forms whose name starts with P; --exact: the one of this name\n"
+    "  --loops      sequences run over and over, up to 61 times\n"
     "  --stops      stop each sequence behind every instruction too\n"
     "  --show N     tell at most N differences in full (20)\n"
     "  --summary    differences by form, faults by vector, and forms that never completed\n"
@@ -243,23 +244,16 @@ static bool mode_parse(const char *text, uint8_t *code_size)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"cases", required_argument, NULL, 'n'},
-                                            {"seed", required_argument, NULL, 's'},
-                                            {"case", required_argument, NULL, 'k'},
-                                            {"form", required_argument, NULL, 'f'},
-                                            {"exact", required_argument, NULL, 'x'},
-                                            {"mode", required_argument, NULL, 'm'},
-                                            {"engine", required_argument, NULL, 'e'},
-                                            {"rounds", required_argument, NULL, 'r'},
-                                            {"sequence", required_argument, NULL, 'q'},
-                                            {"stops", no_argument, NULL, 'p'},
-                                            {"show", required_argument, NULL, 'w'},
-                                            {"summary", no_argument, NULL, 'y'},
-                                            {"json", required_argument, NULL, 'j'},
-                                            {"native", no_argument, NULL, 'o'},
-                                            {"strict", no_argument, NULL, 't'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"cases", required_argument, NULL, 'n'},    {"seed", required_argument, NULL, 's'},
+        {"case", required_argument, NULL, 'k'},     {"form", required_argument, NULL, 'f'},
+        {"exact", required_argument, NULL, 'x'},    {"mode", required_argument, NULL, 'm'},
+        {"engine", required_argument, NULL, 'e'},   {"rounds", required_argument, NULL, 'r'},
+        {"sequence", required_argument, NULL, 'q'}, {"stops", no_argument, NULL, 'p'},
+        {"loops", no_argument, NULL, 'l'},          {"show", required_argument, NULL, 'w'},
+        {"summary", no_argument, NULL, 'y'},        {"json", required_argument, NULL, 'j'},
+        {"native", no_argument, NULL, 'o'},         {"strict", no_argument, NULL, 't'},
+        {"help", no_argument, NULL, 'h'},           {NULL, 0, NULL, 0}};
     struct oracle_options gen = {.seed = 1, .code_size = X86_CODE64};
     static struct tally t;
     int opt;
@@ -300,6 +294,9 @@ int main(int argc, char **argv)
                 fputs(usage, stderr);
                 return 2;
             }
+            break;
+        case 'l':
+            gen.loops = true;
             break;
         case 'p':
             args.stops = true;

@@ -148,7 +148,15 @@ static void grow_batch(struct oracle_case *cases, struct oracle_result *native, 
             }
         }
     }
+    for (unsigned i = 0; i < count; i++)
+        if (!growing[i].ended)
+            oracle_gen_loop(&cases[i], &growing[i].now);
     oracle_native_run(cases, native, count);
+    for (unsigned i = 0; i < count; i++)
+        if (cases[i].looped && native[i].vector == ORACLE_DIED) { // it lost its count
+            cases[i] = oracle_sequence_cut(&cases[i], cases[i].parts - 1u);
+            oracle_native_run(&cases[i], &native[i], 1);
+        }
 }
 
 void oracle_sequences_grow(struct oracle_case *cases, struct oracle_result *native, unsigned count)
@@ -170,7 +178,7 @@ static bool is_repeated(const uint8_t *bytes, unsigned size, uint8_t code_size)
 
 unsigned oracle_sequence_stops(const struct oracle_case *c)
 {
-    if (is_repeated(c->bytes, c->size, c->code_size))
+    if (c->looped || is_repeated(c->bytes, c->size, c->code_size))
         return 0;
     for (unsigned i = 0; i < c->parts; i++)
         if (is_repeated(c->part[i].bytes, c->part[i].size, c->code_size))
@@ -190,5 +198,6 @@ struct oracle_case oracle_sequence_cut(const struct oracle_case *c, unsigned n)
 {
     struct oracle_case cut = *c;
     cut.parts = (uint8_t)(n - 1);
+    cut.looped = false;
     return cut;
 }

@@ -23,6 +23,7 @@ void tally_native(struct tally *t, const struct oracle_case *c, const struct ora
     t->completed += done;
     if (native->vector >= 0 && native->vector < 32)
         t->faults[native->vector]++;
+    t->loops += c->looped;
     for (unsigned i = 0; i < c->parts; i++) { // all but the last completed
         const struct oracle_part *p = &c->part[i];
         bool last = i + 1u == c->parts;
@@ -135,6 +136,8 @@ void tally_print(const struct tally *t, const struct oracle_options *options, bo
     if (options->sequence)
         printf("\nsequences of %.1f instructions on average, beside what sets up their operands",
                (double)t->instructions / (double)(t->cases ? t->cases : 1));
+    if (t->loops)
+        printf("\n%" PRIu64 " of them in a loop", t->loops);
     if (t->stops)
         printf("\nstopped %" PRIu64 " times within them", t->stops);
     printf("\n%" PRIu64 " differ in what is undefined, %.1f s (%.0f cases/s)\n", t->undefined,

@@ -8,6 +8,7 @@
 struct tally {
     uint64_t cases, passed, failed, undefined, died, completed;
     uint64_t instructions;     // of sequences: the first and those behind it
+    uint64_t loops;            // sequences that lead back
     uint64_t stops;            // runs of a sequence that were stopped within it
     uint64_t faults[32];       // by vector, on the host
     uint64_t undefined_opcode; // cases whose bytes are no instruction
