@@ -38,7 +38,7 @@ void let_in(void)
 
 bool let_in_until(u32 count)
 {
-    for (u32 i = 0; i < 20000000 && takens < count; i++)
+    for (u32 i = 0; i < 100000000 && takens < count; i++)
         __asm__ volatile("sti; pause; cli" : : : "memory");
     return takens >= count;
 }
