@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compare.h"
+#include "x86/flags.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -86,4 +87,37 @@ bool compare_objects(const struct state_desc *desc, const void *a, const void *b
                      const char *const *skip, struct report *report)
 {
     return compare_fields(desc->fields, desc->name, a, b, skip, report);
+}
+
+void compare_number(const char *name, uint64_t a, uint64_t b, struct report *report)
+{
+    if (a != b)
+        report_add(report, "  %s: %llx %llx\n", name, (unsigned long long)a, (unsigned long long)b);
+}
+
+// How the interpreter keeps flags (RFLAGS is compared as a whole), and what is no state between two
+// instructions.
+static const char *const cpu_skip[] = {"cpu.cc_res", "cpu.cc_aux",   "cpu.rflags",
+                                       "cpu.events", "cpu.insn_rip", NULL};
+// Posted by the board, not by an engine to itself.
+#define BOARD_EVENTS                                                                    \
+    (X86_EVENT_INTR | X86_EVENT_NMI | X86_EVENT_SMI | X86_EVENT_INIT | X86_EVENT_SIPI | \
+     X86_EVENT_TRAP)
+
+void compare_processors(const struct x86_cpu *a, const struct x86_cpu *b, uint64_t mask_flags,
+                        const char *const *skip, struct report *report)
+{
+    const char *all[64];
+    unsigned n = 0;
+
+    for (const char *const *s = cpu_skip; *s; s++)
+        all[n++] = *s;
+    for (const char *const *s = skip; s && *s && n < ARRAY_SIZE(all) - 1; s++)
+        all[n++] = *s;
+    all[n] = NULL;
+    compare_number("cpu.rflags", x86_get_rflags(a) & ~mask_flags, x86_get_rflags(b) & ~mask_flags,
+                   report);
+    compare_number("cpu.events", atomic_load(&a->events) & BOARD_EVENTS,
+                   atomic_load(&b->events) & BOARD_EVENTS, report);
+    compare_objects(&x86_cpu_state, a, b, all, report);
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/state.h"
+#include "x86/state.h"
 
 // Differences as text for people. `count` goes on when `text` is full.
 struct report {
@@ -19,3 +20,8 @@ __attribute__((format(printf, 2, 3))) void report_add(struct report *report, con
 // returns at the first difference.
 bool compare_objects(const struct state_desc *desc, const void *a, const void *b,
                      const char *const *skip, struct report *report);
+void compare_number(const char *name, uint64_t a, uint64_t b, struct report *report);
+// The architectural state of two processors that stand between two instructions, but for the RFLAGS bits in
+// `mask_flags` and the fields in `skip` (or NULL).
+void compare_processors(const struct x86_cpu *a, const struct x86_cpu *b, uint64_t mask_flags,
+                        const char *const *skip, struct report *report);

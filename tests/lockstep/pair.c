@@ -1,17 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pair.h"
 #include "faulty.h"
-#include "x86/flags.h"
 #include <string.h>
-
-// Of the processor's description: how the interpreter keeps flags (RFLAGS is compared as a whole), and what
-// is no state between two instructions.
-static const char *const cpu_skip[] = {"cpu.cc_res", "cpu.cc_aux",   "cpu.rflags",
-                                       "cpu.events", "cpu.insn_rip", NULL};
-// Posted by the board, not by an engine to itself.
-#define BOARD_EVENTS                                                                    \
-    (X86_EVENT_INTR | X86_EVENT_NMI | X86_EVENT_SMI | X86_EVENT_INIT | X86_EVENT_SIPI | \
-     X86_EVENT_TRAP)
 
 static const char *const end_names[] = {"running",      "power-off", "reset",
                                         "triple fault", "time-out",  "user quit",
@@ -71,33 +61,16 @@ bool pair_step(struct pair *pair, uint64_t instructions)
     return pair->end[0] == MACHINE_RUNNING && pair->end[1] == MACHINE_RUNNING;
 }
 
-static void compare_number(const char *name, uint64_t a, uint64_t b, struct report *report)
-{
-    if (a != b)
-        report_add(report, "  %s: %llx %llx\n", name, (unsigned long long)a, (unsigned long long)b);
-}
-
 static void compare_cpu(struct pair *pair, struct report *report)
 {
     struct machine *a = pair->machine[0], *b = pair->machine[1];
-    const struct x86_cpu *cpu_a = a->vcpus[0].cpu, *cpu_b = b->vcpus[0].cpu;
-    const char *skip[64];
-    unsigned n = 0;
 
-    for (const char *const *s = cpu_skip; *s; s++)
-        skip[n++] = *s;
-    for (const char *const *s = pair->options->skip; s && *s && n < ARRAY_SIZE(skip) - 1; s++)
-        skip[n++] = *s;
-    skip[n] = NULL;
     if (pair->end[0] != pair->end[1])
         report_add(report, "  end: %s, %s\n", end_names[pair->end[0]], end_names[pair->end[1]]);
     compare_number("instructions", counted_retired(a), counted_retired(b), report);
     compare_number("clock", clock_now(a->clock), clock_now(b->clock), report);
-    compare_number("cpu.rflags", x86_get_rflags(cpu_a) & ~pair->options->mask_flags,
-                   x86_get_rflags(cpu_b) & ~pair->options->mask_flags, report);
-    compare_number("cpu.events", atomic_load(&cpu_a->events) & BOARD_EVENTS,
-                   atomic_load(&cpu_b->events) & BOARD_EVENTS, report);
-    compare_objects(&x86_cpu_state, cpu_a, cpu_b, skip, report);
+    compare_processors(a->vcpus[0].cpu, b->vcpus[0].cpu, pair->options->mask_flags,
+                       pair->options->skip, report);
 }
 
 struct chip {
