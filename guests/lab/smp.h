@@ -51,6 +51,8 @@ struct cpu {
 } __attribute__((aligned(256)));
 extern struct cpu cpus[CPUS_MAX];
 extern u32 cpu_count; // that run
+// What a started processor does at INT3: `ip` is the saved one's place, ip[-3] AX's.
+extern void (*volatile cpu_breakpoint)(ulong *ip);
 
 u32 cpu_index(void);
 void cpu_start(u32 index, void (*function)(u32 index)); // without waiting

@@ -95,7 +95,8 @@ cpu_stubs:
 cpu_stub:
     pushal
     cld
-    pushl 40(%esp)          // saved IP
+    lea 40(%esp), %eax
+    pushl %eax              // where the saved IP is; AX is at -12 from there
     pushl 36(%esp)          // (moved by the push above) vector
     call cpu_interrupt
     add $8, %esp
