@@ -101,6 +101,40 @@ static void test_registers_and_counter(void **state)
     assert_int_equal(rd(f, 0x110, 8), 0);
 }
 
+static uint64_t restless_now(struct clock *clock)
+{
+    return ++((struct clock_counted *)clock)->ns;
+}
+
+// The counter reaches the comparator at every moment within a write that leaves both alone.
+static void test_matches_within_a_write(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t (*plain_now)(struct clock *) = f->clock.clock.now_ns;
+
+    wr(f, 0x140, 0x4 | 21 << 9, 8);
+    wr(f, 0x10, 1, 8);
+    for (unsigned what = 0; what < 3; what++) {
+        for (unsigned delay = 1; delay < 60; delay++) {
+            uint64_t ahead = (uint64_t)rd(f, 0xf0, 8) + 2;
+
+            wr(f, 0x148, ahead, 8);
+            f->route.rises = 0;
+            advance(&f->clock, &f->queue, 21 - delay % 20);
+            f->clock.clock.now_ns = restless_now;
+            if (what == 0)
+                wr(f, 0x140, 0x4 | 21 << 9, 8);
+            else if (what == 1)
+                wr(f, 0x10, 1, 8);
+            else
+                rd(f, 0xf0, 8);
+            f->clock.clock.now_ns = plain_now;
+            advance(&f->clock, &f->queue, 1000);
+            assert_int_equal(f->route.rises, 1);
+        }
+    }
+}
+
 static void test_one_shot_edge(void **state)
 {
     struct fixture *f = *state;
@@ -266,13 +300,10 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_registers_and_counter),
-        T(test_one_shot_edge),
-        T(test_level),
-        T(test_periodic_legacy),
-        T(test_periodic_64bit),
-        T(test_fast_and_zero_periods),
-        T(test_state),
+        T(test_registers_and_counter),  T(test_one_shot_edge),
+        T(test_matches_within_a_write), T(test_level),
+        T(test_periodic_legacy),        T(test_periodic_64bit),
+        T(test_fast_and_zero_periods),  T(test_state),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

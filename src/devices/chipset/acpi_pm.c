@@ -51,7 +51,8 @@ static void update(struct acpi_pm *pm)
         timer_cancel(&pm->timer);
         return;
     }
-    uint64_t next = ((timer_ticks(pm) >> overflow_shift(pm)) + 1) << overflow_shift(pm);
+    // The first overflow that catch_up() has not seen; it may just have passed.
+    uint64_t next = ((pm->checked >> overflow_shift(pm)) + 1) << overflow_shift(pm);
     timer_arm(&pm->timer,
               (uint64_t)(((unsigned __int128)next * NS_PER_SEC + ACPI_PM_HZ - 1) / ACPI_PM_HZ));
 }

@@ -44,11 +44,11 @@ static bool running(const struct hpet *hpet)
     return hpet->config & CONFIG_ENABLE;
 }
 
-static uint64_t counter_now(const struct hpet *hpet)
+static uint64_t counter_at(const struct hpet *hpet, uint64_t ns)
 {
     if (!running(hpet))
         return hpet->counter;
-    return hpet->counter + (now_ns(hpet) - hpet->started) / HPET_TICK_NS;
+    return hpet->counter + (ns - hpet->started) / HPET_TICK_NS;
 }
 
 // When the running counter reaches a value that lies ahead.
@@ -170,15 +170,15 @@ static void comparator_rearm(struct hpet_comparator *c)
     timer_arm_or_cancel(&c->timer, c->deadline);
 }
 
-// Processes every match up to now (as one, when several were missed).
-static void comparator_settle(struct hpet_comparator *c)
+// Processes every match up to `ns` (as one, when several were missed).
+static void comparator_settle(struct hpet_comparator *c, uint64_t ns)
 {
-    uint64_t now = counter_now(c->hpet);
+    uint64_t now = counter_at(c->hpet, ns);
 
     if (!running(c->hpet) || c->match > now)
         return;
     // A comparator whose period is too short for the host interrupts when its host timer says so.
-    if (c->deadline != TIMER_NEVER && c->deadline > now_ns(c->hpet))
+    if (c->deadline != TIMER_NEVER && c->deadline > ns)
         return;
     if (c->config & TN_PERIODIC && c->period) {
         uint64_t periods = (now - c->match) / c->period + 1;
@@ -199,34 +199,39 @@ static void comparator_expired(void *opaque)
     struct hpet_comparator *c = opaque;
 
     c->deadline = TIMER_NEVER;
-    comparator_settle(c);
+    comparator_settle(c, now_ns(c->hpet));
     // Nothing was due: the deadline was a relic (a snapshot from a clock that ran ahead).
     if (!timer_armed(&c->timer))
         comparator_rearm(c);
 }
 
-static void hpet_settle(struct hpet *hpet)
+// An access looks at the clock once: here. What it does is reckoned from the moment that this returns;
+// a match between two looks would be lost.
+static uint64_t hpet_settle(struct hpet *hpet)
 {
+    uint64_t ns = now_ns(hpet);
+
     for (unsigned i = 0; i < hpet->count; i++)
-        comparator_settle(&hpet->comparators[i]);
+        comparator_settle(&hpet->comparators[i], ns);
+    return ns;
 }
 
-static void comparator_reprogrammed(struct hpet_comparator *c)
+static void comparator_reprogrammed(struct hpet_comparator *c, uint64_t ns)
 {
-    comparator_find_match(c, counter_now(c->hpet));
+    comparator_find_match(c, counter_at(c->hpet, ns));
     comparator_rearm(c);
     comparator_update_line(c);
 }
 
-static void write_config(struct hpet *hpet, uint64_t value)
+static void write_config(struct hpet *hpet, uint64_t value, uint64_t ns)
 {
     uint64_t old = hpet->config;
 
     value &= CONFIG_ENABLE | CONFIG_LEGACY;
     if (value & ~old & CONFIG_ENABLE) {
-        hpet->started = now_ns(hpet);
+        hpet->started = ns;
     } else if (old & ~value & CONFIG_ENABLE) {
-        hpet->counter = counter_now(hpet);
+        hpet->counter = counter_at(hpet, ns);
     }
     hpet->config = value;
     if ((value ^ old) & CONFIG_LEGACY) {
@@ -241,10 +246,10 @@ static void write_config(struct hpet *hpet, uint64_t value)
             hpet->legacy_changed(hpet->opaque, false);
     }
     for (unsigned i = 0; i < hpet->count; i++)
-        comparator_reprogrammed(&hpet->comparators[i]);
+        comparator_reprogrammed(&hpet->comparators[i], ns);
 }
 
-static void comparator_write_config(struct hpet_comparator *c, uint64_t value)
+static void comparator_write_config(struct hpet_comparator *c, uint64_t value, uint64_t ns)
 {
     uint64_t old = c->config;
 
@@ -259,11 +264,12 @@ static void comparator_write_config(struct hpet_comparator *c, uint64_t value)
     }
     if (!(c->config & TN_LEVEL))
         c->hpet->status &= ~(UINT64_C(1) << comparator_index(c));
-    comparator_reprogrammed(c);
+    comparator_reprogrammed(c, ns);
 }
 
 // `mask` tells which bits of the register the access covers: a 32-bit half or all of it.
-static void comparator_write_value(struct hpet_comparator *c, uint64_t value, uint64_t mask)
+static void comparator_write_value(struct hpet_comparator *c, uint64_t value, uint64_t mask,
+                                   uint64_t ns)
 {
     bool low = mask & 1;
     bool set = low ? c->config & TN_VAL_SET : c->set_high || c->config & TN_VAL_SET;
@@ -282,10 +288,10 @@ static void comparator_write_value(struct hpet_comparator *c, uint64_t value, ui
         c->value = (c->value & ~mask) | (value & mask);
     c->set_high = set && low && mask != UINT64_MAX;
     c->config &= ~(uint64_t)TN_VAL_SET;
-    comparator_reprogrammed(c);
+    comparator_reprogrammed(c, ns);
 }
 
-static uint64_t register_read(struct hpet *hpet, uint64_t reg)
+static uint64_t register_read(struct hpet *hpet, uint64_t reg, uint64_t ns)
 {
     const struct hpet_comparator *c;
     unsigned index;
@@ -299,7 +305,7 @@ static uint64_t register_read(struct hpet *hpet, uint64_t reg)
     case REG_STATUS:
         return hpet->status;
     case REG_COUNTER:
-        return counter_now(hpet);
+        return counter_at(hpet, ns);
     default:
         index = (reg - REG_COMPARATORS) / 0x20;
         if (reg < REG_COMPARATORS || index >= hpet->count)
@@ -315,8 +321,9 @@ static uint64_t hpet_read(void *opaque, uint64_t offset, unsigned size)
 {
     struct hpet *hpet = opaque;
 
-    hpet_settle(hpet);
-    return register_read(hpet, offset & ~UINT64_C(7)) >> (offset & 7) * 8;
+    uint64_t ns = hpet_settle(hpet);
+
+    return register_read(hpet, offset & ~UINT64_C(7), ns) >> (offset & 7) * 8;
 }
 
 static void hpet_write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
@@ -324,18 +331,19 @@ static void hpet_write(void *opaque, uint64_t offset, uint64_t value, unsigned s
     struct hpet *hpet = opaque;
     uint64_t reg = offset & ~UINT64_C(7);
     uint64_t mask = size == 8 ? UINT64_MAX : UINT64_C(0xffffffff) << (offset & 4) * 8;
+    uint64_t ns;
     unsigned index;
 
     // Whole aligned halves only (HPET 1.0a, 2.3.1).
     if ((size != 4 && size != 8) || offset & (size - 1))
         return;
-    hpet_settle(hpet);
+    ns = hpet_settle(hpet);
     if (size == 4)
         value = (value & 0xffffffff) << (offset & 4) * 8;
     switch (reg) {
     case REG_CONFIG:
         if (mask & 1)
-            write_config(hpet, value);
+            write_config(hpet, value, ns);
         break;
     case REG_STATUS:
         hpet->status &= ~value;
@@ -347,16 +355,16 @@ static void hpet_write(void *opaque, uint64_t offset, uint64_t value, unsigned s
             break;
         hpet->counter = (hpet->counter & ~mask) | (value & mask);
         for (unsigned i = 0; i < hpet->count; i++)
-            comparator_reprogrammed(&hpet->comparators[i]);
+            comparator_reprogrammed(&hpet->comparators[i], ns);
         break;
     default:
         index = (reg - REG_COMPARATORS) / 0x20;
         if (reg < REG_COMPARATORS || index >= hpet->count)
             break;
         if ((reg & 0x1f) == 0 && mask & 1)
-            comparator_write_config(&hpet->comparators[index], value);
+            comparator_write_config(&hpet->comparators[index], value, ns);
         else if ((reg & 0x1f) == 8)
-            comparator_write_value(&hpet->comparators[index], value, mask);
+            comparator_write_value(&hpet->comparators[index], value, mask, ns);
         break;
     }
 }

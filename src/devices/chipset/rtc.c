@@ -332,7 +332,8 @@ static void update(struct rtc *rtc)
 {
     const struct rtc_time never = {INT64_MAX, 0};
     uint8_t wanted = rtc->cmos[REG_B] & ~rtc->cmos[REG_C] & C_FLAGS;
-    struct rtc_time now = rtc_now(rtc), next = never;
+    // Events after those that catch_up() has seen: one may just have passed.
+    struct rtc_time now = rtc->checked, next = never;
     int shift = period_shift(rtc);
 
     irq_set(&rtc->config.irq, irq_active(rtc));
@@ -350,9 +351,11 @@ static void update(struct rtc *rtc)
         timer_cancel(&rtc->timer);
         return;
     }
-    struct rtc_time delta = time_sub(next, now);
-    timer_arm(&rtc->timer,
-              clock_now(rtc->config.timers->clock) + (uint64_t)(delta.sec * NS_PER_SEC + delta.ns));
+    uint64_t deadline = clock_now(rtc->config.timers->clock);
+    struct rtc_time delta = time_sub(next, rtc_now(rtc));
+    if (delta.sec >= 0)
+        deadline += (uint64_t)(delta.sec * NS_PER_SEC + delta.ns);
+    timer_arm(&rtc->timer, deadline);
 }
 
 static void timer_fired(void *opaque)
