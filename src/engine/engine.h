@@ -66,7 +66,7 @@ struct engine_ops {
     unsigned (*counters)(struct engine_vcpu *vcpu, struct engine_counter *out, unsigned max);
 };
 
-extern const struct engine_ops engine_interp;
+extern const struct engine_ops engine_interp, engine_bt;
 
 // All engines in the order `auto` prefers them, NULL-terminated.
 extern const struct engine_ops *const engines[];

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "base/types.h"
+#include "x86/frame.h"
 #include "x86/platform.h"
 #include <setjmp.h>
 #include <stdatomic.h>
@@ -292,6 +293,7 @@ struct x86_cpu {
     struct interp *interp;
     void *engine_vcpu;    // identity of this vCPU for memory_page_stored()
     uint8_t fpu_resident; // X86_FPU_ bits: what lives in the host's registers (fpu.h)
+    struct x86_code_frame frame; // of a translating engine; its `cpu` is NULL where there is none
 };
 
 extern const struct state_desc x86_cpu_state; // state.c

@@ -78,6 +78,8 @@ void x86_tlb_flush_nonglobal(struct x86_cpu *cpu)
         return;
     tlb->flushes++;
     tlb->generation++;
+    if (cpu->frame.cpu)
+        x86_code_frame_flush(&cpu->frame);
     for (unsigned set = 0; set < X86_TLB_ALIGN; set++)
         flush_words(tlb, set, tlb->map[set].local, tlb->map[set].large);
 }
@@ -108,6 +110,8 @@ void x86_tlb_flush_page(struct x86_cpu *cpu, gva_t lin)
     if (!tlb)
         return;
     unsigned slot = (lin >> PAGE_SHIFT) & (X86_TLB_ENTRIES - 1);
+    if (cpu->frame.cpu)
+        x86_code_frame_flush(&cpu->frame);
     tlb->generation++; // INVLPG drops every paging-structure cache entry of the address space
     for (unsigned set = 0; set < X86_TLB_ALIGN; set++) {
         if (tlb->set[set][slot].page == (lin & PAGE_MASK))

@@ -137,6 +137,7 @@ struct interp {
     uint64_t random_pool[32]; // RDRAND
     unsigned random_left;
     uint32_t pauses; // PAUSE instructions
+    void *translator; // the translating vCPU that this one is a part of, or NULL
 };
 _Static_assert(INTERP_TABLE_BITS <= 20, "the hash mixes this far");
 
@@ -156,6 +157,11 @@ struct engine {
     struct memory_listener listener;
     pthread_mutex_t lock;
     struct interp *vcpus;
+    // A translator beside the interpreters: hears of stores to code as they do.
+    void (*code_written)(void *opaque, void *writer, gpa_t gpa, uint64_t size);
+    // ... and of a page that was marked, before its bytes are read.
+    void (*code_marked)(void *opaque, gpa_t gpa);
+    void *code_opaque;
     // By guest frame number, 36 bits; pages beyond are never cached.
     struct interp_code_node *_Atomic code[1u << INTERP_CODE_L0_BITS];
 };
@@ -198,6 +204,24 @@ ALWAYS_INLINE struct interp_block *interp_block_find(struct interp *it)
     }
     return NULL;
 }
+
+// For a translator: marks the page as code, and the bytes of it that were translated; gives it up.
+bool interp_code_hold(struct engine *engine, gpa_t gpa);
+void interp_code_cover(struct engine *engine, gpa_t gpa, unsigned size); // within the page
+void interp_code_release(struct engine *engine, gpa_t gpa);
+
+// loop.c
+// The vCPU that runs on this thread, or NULL: what is posted to it from inside an instruction acts behind it.
+void interp_current_set(struct interp *it);
+void interp_mode_update(struct interp *it);
+// What a boundary needs when anything but running on is due. Returns false to leave run().
+bool interp_attend(struct interp *it, struct vm_exit *exit);
+// Executes one block, or `count` instructions of it when that is less. May raise.
+void interp_advance(struct interp *it, unsigned count);
+// Executes the one instruction at cpu->rip, decoded in insn[0]; insn[1] is its sentinel. May raise.
+void interp_execute(struct interp *it, const struct interp_insn *insn);
+// A fault left a chain of handlers: brings rip and icount up to it.
+void interp_unwound(struct interp *it);
 
 // select.c: fills fn, detail->exec (unless it is set) and the compact operands of one decoded instruction,
 // whose x, off and detail are set; `next_off` is where it ends.

@@ -61,6 +61,42 @@ void interp_code_written(void *opaque, void *writer, gpa_t gpa, uint64_t size)
         else
             interp_queue_push(it, gpa, size);
     }
+    if (engine->code_written)
+        engine->code_written(engine->code_opaque, writer, gpa, size);
+}
+
+bool interp_code_hold(struct engine *engine, gpa_t gpa)
+{
+    struct interp_code_page *shared;
+    pthread_mutex_lock(&engine->lock);
+    shared = code_page(engine, gpa, true);
+    if (shared) {
+        shared->holders++;
+        memory_code_mark(engine->memory, gpa & PAGE_MASK);
+    }
+    pthread_mutex_unlock(&engine->lock);
+    if (shared && engine->code_marked)
+        engine->code_marked(engine->code_opaque, gpa & PAGE_MASK);
+    return shared != NULL;
+}
+
+void interp_code_cover(struct engine *engine, gpa_t gpa, unsigned size)
+{
+    struct interp_code_page *shared = code_page(engine, gpa, false);
+    if (shared)
+        atomic_fetch_or(&shared->granules, granules(gpa, size));
+}
+
+void interp_code_release(struct engine *engine, gpa_t gpa)
+{
+    struct interp_code_page *shared;
+    pthread_mutex_lock(&engine->lock);
+    shared = code_page(engine, gpa, false);
+    if (shared && --shared->holders == 0) {
+        atomic_store(&shared->granules, 0);
+        memory_code_unmark(engine->memory, gpa);
+    }
+    pthread_mutex_unlock(&engine->lock);
 }
 
 void interp_queue_push(struct interp *it, gpa_t gpa, uint64_t size)
@@ -108,22 +144,13 @@ static struct interp_page **page_slot(struct interp *it, uint64_t gfn)
 // The page, held: marked as code in memory. NULL when memory is exhausted or the address too high.
 static struct interp_page *page_hold(struct interp *it, gpa_t gpa)
 {
-    struct engine *engine = it->engine;
     struct interp_page **slot = page_slot(it, gpa >> PAGE_SHIFT), *page = *slot;
-    struct interp_code_page *shared;
     if (page)
         return page;
     page = calloc(1, sizeof(*page));
     if (!page)
         return NULL;
-    pthread_mutex_lock(&engine->lock);
-    shared = code_page(engine, gpa, true);
-    if (shared) {
-        shared->holders++;
-        memory_code_mark(engine->memory, gpa & PAGE_MASK);
-    }
-    pthread_mutex_unlock(&engine->lock);
-    if (!shared) {
+    if (!interp_code_hold(it->engine, gpa)) {
         free(page);
         return NULL;
     }
@@ -135,18 +162,10 @@ static struct interp_page *page_hold(struct interp *it, gpa_t gpa)
 static void page_release(struct interp *it, struct interp_page **slot)
 {
     struct interp_page *page = *slot;
-    struct engine *engine = it->engine;
     gpa_t gpa = page->gfn << PAGE_SHIFT;
-    struct interp_code_page *shared;
     *slot = page->next;
     free(page);
-    pthread_mutex_lock(&engine->lock);
-    shared = code_page(engine, gpa, false);
-    if (shared && --shared->holders == 0) {
-        atomic_store(&shared->granules, 0);
-        memory_code_unmark(engine->memory, gpa);
-    }
-    pthread_mutex_unlock(&engine->lock);
+    interp_code_release(it->engine, gpa);
 }
 
 static struct interp_block **block_next(struct interp_block *block, uint64_t gfn)

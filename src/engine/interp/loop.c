@@ -2,7 +2,7 @@
 // The interpreter as an engine: its life, its loop, and what happens between blocks.
 //
 // The loop's order at a boundary is the one system.h gives. Everything unusual (events, interrupt shadow,
-// single-stepping, breakpoints, RF, a stop after an exact number of instructions) goes through attend(),
+// single-stepping, breakpoints, RF, a stop after an exact number of instructions) goes through interp_attend(),
 // which costs nothing while cpu->events and soft.attention are 0.
 #include "engine/interp/block.h"
 #include "x86/flags.h"
@@ -14,6 +14,11 @@
 
 // The vCPU that runs on this thread: a change of the memory map that it causes itself must end its block.
 static _Thread_local struct interp *interp_current;
+
+void interp_current_set(struct interp *it)
+{
+    interp_current = it;
+}
 
 const struct interp_insn *interp_stop(struct x86_cpu *cpu, const struct interp_insn *insn)
 {
@@ -129,7 +134,7 @@ static uint64_t engine_retired(const struct engine_vcpu *vcpu)
 // --- the loop ----------------------------------------------------------------------------------------------------
 
 // A fault left a chain of handlers: bring rip and icount up to it.
-static void unwound(struct interp *it)
+void interp_unwound(struct interp *it)
 {
     struct x86_cpu *cpu = it->cpu;
     const struct interp_insn *insn = cpu->soft.insn;
@@ -170,6 +175,13 @@ static void run_part(struct interp *it, struct interp_block *block, unsigned cou
     cpu->soft.link = NULL; // it leads into the copy
 }
 
+void interp_execute(struct interp *it, const struct interp_insn *insn)
+{
+    it->cpu->soft.block = NULL;
+    run_chain(it, insn, 0);
+    it->cpu->soft.link = NULL;
+}
+
 // Executes one instruction with every check there is.
 static void step(struct interp *it)
 {
@@ -202,6 +214,31 @@ static void step(struct interp *it)
     cpu->soft.attention = 1;
 }
 
+void interp_mode_update(struct interp *it)
+{
+    struct x86_cpu *cpu = it->cpu;
+    it->mode = (uint32_t)cpu->code_size | (uint32_t)cpu->stack_size << 2;
+    it->cs_limited = !(cpu->seg[X86_CS].unchecked & X86_ACCESS_EXEC);
+}
+
+void interp_advance(struct interp *it, unsigned count)
+{
+    struct x86_cpu *cpu = it->cpu;
+    struct interp_block *block;
+    interp_mode_update(it);
+    block = interp_block_get(it);
+    if (unlikely(it->cs_limited) && cpu->rip + block->bytes - 1 > cpu->seg[X86_CS].limit) {
+        step(it);
+    } else if (count < block->count) {
+        run_part(it, block, count);
+    } else {
+        cpu->soft.block = block;
+        run_chain(it, block->insn, 0);
+        cpu->soft.link = NULL;
+    }
+    cpu->soft.block = NULL;
+}
+
 static void clear_event(struct x86_cpu *cpu, uint32_t event)
 {
     atomic_fetch_and(&cpu->events, ~event);
@@ -214,10 +251,9 @@ static bool leave(struct vm_exit *exit, enum vm_exit_reason reason)
 }
 
 // What a boundary needs when anything but running on is due. Returns false to leave run().
-static bool attend(struct interp *it, struct vm_exit *exit)
+bool interp_attend(struct interp *it, struct vm_exit *exit)
 {
     struct x86_cpu *cpu = it->cpu;
-    const struct x86_seg *cs = &cpu->seg[X86_CS];
     for (;;) {
         uint32_t events = atomic_load_explicit(&cpu->events, memory_order_relaxed);
         break_undo(it);
@@ -248,8 +284,7 @@ static bool attend(struct interp *it, struct vm_exit *exit)
         }
         if (cpu->icount >= cpu->soft.limit)
             return leave(exit, VM_EXIT_BUDGET);
-        it->mode = (uint32_t)cpu->code_size | (uint32_t)cpu->stack_size << 2;
-        it->cs_limited = !(cs->unchecked & X86_ACCESS_EXEC);
+        interp_mode_update(it);
         if (!cpu->shadow && !(cpu->rflags & (X86_FLAG_TF | X86_FLAG_RF)) && !x86_debug_armed(cpu)) {
             cpu->soft.attention = 0;
             return true;
@@ -266,7 +301,7 @@ static void interp_loop(struct interp *it, struct vm_exit *exit)
         uint64_t left;
         if (unlikely(atomic_load_explicit(&cpu->events, memory_order_relaxed) |
                      cpu->soft.attention) &&
-            !attend(it, exit))
+            !interp_attend(it, exit))
             return;
         left = cpu->soft.limit - cpu->icount;
         if (unlikely(left == 0)) { // before the fetch, which may fault
@@ -308,7 +343,7 @@ static void engine_run(struct engine_vcpu *vcpu, uint64_t max_instructions, stru
     if (cpu->activity == X86_FROZEN) // what it waits for may have happened: tries again
         cpu->activity = X86_ACTIVE;
     if (_setjmp(cpu->unwind) != 0) {
-        unwound(it);
+        interp_unwound(it);
         it->stats.exceptions++;
         if (!x86_fault_pending(cpu))
             cpu->activity = X86_SHUTDOWN;

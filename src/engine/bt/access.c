@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory operands: the check against a page slot, and the host address behind it.
+//
+// A check compares the whole range that its group touches; the group's other accesses only load the slot's
+// addend again. It destroys RFLAGS (saved first), S1 and, for some, S2. What a failed check leaves in S1 is
+// turned into the linear address of the range's first byte by its cold code.
+#include "engine/bt/translate.h"
+
+// Where the interpreter must get to when it takes over at instruction `from`, so that every group that began
+// on the way has also ended: nothing behind relies on a check that was skipped.
+static unsigned takeover_end(const struct bt_tr *t, unsigned from, unsigned last)
+{
+    for (bool more = true; more;) {
+        more = false;
+        for (unsigned i = 0; i < t->groups; i++) {
+            const struct bt_group *g = &t->group[i];
+            if (g->first >= from && g->first <= last && g->last > last) {
+                last = g->last;
+                more = true;
+            }
+        }
+    }
+    return last;
+}
+
+static struct bt_cold *check_fails(struct bt_tr *t, const struct bt_access *a, uint8_t *retry,
+                                   uint8_t *from)
+{
+    const struct bt_group *g = &t->group[a->group];
+    uint32_t number;
+    struct bt_site *site = tr_site(t, BT_SITE_ACCESS, &number);
+    site->retry = tr_offset(t, retry);
+    site->slot = g->slot;
+    site->span = (uint16_t)(g->high - g->low);
+    site->head = (int16_t)(a->rel - g->low);
+    site->size = a->size;
+    site->seg = a->seg;
+    site->access = a->write ? X86_ACCESS_READ | X86_ACCESS_WRITE : X86_ACCESS_READ;
+    site->count = (uint8_t)(takeover_end(t, t->now, g->last) + 1 - t->now);
+    site->next = t->now + site->count < t->count ? t->op[t->now + site->count].off : t->bytes;
+    return tr_cold(t, number, t->bt->stub_miss, from);
+}
+
+void tr_address(struct bt_tr *t, const struct x86_insn *x, bool linear)
+{
+    const bool wide = x->adsize == 8;
+    unsigned base = x->base < 16 ? bt_home[x->base] : BT_REG_NONE;
+    unsigned index = x->index < 16 ? bt_home[x->index] : BT_REG_NONE;
+    const bool based = linear && (x->seg >= X86_FS);
+    if (x->base == X86_REG_RIP) {
+        uint64_t at = t->rip + t->op[t->now].off + x->len + (uint64_t)x->disp;
+        asm_mov_imm(&t->b, BT_S1, wide ? at : (uint32_t)at);
+    } else if (!tr_fits32(x->disp)) { // moffs
+        asm_mov_imm(&t->b, BT_S1, (uint64_t)x->disp);
+    } else {
+        if (x->index < 16 && index == BT_REG_NONE) {
+            asm_load(&t->b, BT_S2, mem_gs(GPR(x->index)));
+            index = BT_S2;
+        }
+        if (x->base < 16 && base == BT_REG_NONE) {
+            asm_load(&t->b, BT_S1, mem_gs(GPR(x->base)));
+            base = BT_S1;
+        }
+        if (base == BT_REG_NONE && index == BT_REG_NONE)
+            asm_mov_imm(&t->b, BT_S1, wide ? (uint64_t)x->disp : (uint64_t)(uint32_t)x->disp);
+        else
+            asm_lea(&t->b, wide, BT_S1, mem_sum(base, index, x->scale, x->disp));
+    }
+    if (based) {
+        // In 64-bit code the base is all there is to FS and GS; elsewhere such accesses are not translated.
+        asm_load(&t->b, BT_S2,
+                 mem_gs(offsetof(struct x86_cpu, seg) + x->seg * sizeof(struct x86_seg) +
+                        offsetof(struct x86_seg, eff_base)));
+        asm_lea(&t->b, true, BT_S1, mem_sum(BT_S1, BT_S2, 0, 0));
+    }
+}
+
+static struct bt_mem general(struct bt_tr *t, const struct bt_access *a)
+{
+    const struct bt_group *g = &t->group[a->group];
+    const struct x86_insn *x = &t->op[t->now].x;
+    uint8_t *retry;
+    tr_flags_clobber(t);
+    retry = t->b.p;
+    tr_address(t, x, true);
+    asm_mov(&t->b, BT_S2, BT_S1);
+    asm_mem(&t->b, true, 0x2b, BT_S2, mem_gs(SLOT_PAGE(g->slot))); // sub
+    asm_alu_imm(&t->b, true, 7, BT_S2, (int32_t)PAGE_SIZE - a->size);
+    check_fails(t, a, retry, asm_jcc(&t->b, CC_A));
+    asm_mem(&t->b, true, 0x03, BT_S1, mem_gs(SLOT_ADDEND(g->slot))); // add
+    return mem_at(BT_S1, 0);
+}
+
+static struct bt_mem constant(struct bt_tr *t, const struct bt_access *a, bool check)
+{
+    const struct bt_group *g = &t->group[a->group];
+    if (check) {
+        const int64_t page = g->low & (int64_t)PAGE_MASK;
+        uint8_t *retry;
+        struct bt_cold *cold;
+        tr_flags_clobber(t);
+        retry = t->b.p;
+        if (tr_fits32(page)) {
+            asm_alu_mem_imm(&t->b, true, 7, mem_gs(SLOT_PAGE(g->slot)), (int32_t)page, false);
+        } else {
+            asm_mov_imm(&t->b, BT_S1, (uint64_t)page);
+            asm_mem(&t->b, true, 0x3b, BT_S1, mem_gs(SLOT_PAGE(g->slot))); // cmp
+        }
+        cold = check_fails(t, a, retry, asm_jcc(&t->b, CC_NE));
+        cold->s1 = S1_CONST;
+        cold->value = (uint64_t)g->low;
+    }
+    asm_load(&t->b, BT_S1, mem_gs(SLOT_ADDEND(g->slot)));
+    if (tr_fits32(a->disp))
+        return mem_at(BT_S1, a->disp);
+    asm_mov_imm(&t->b, BT_S2, (uint64_t)a->disp);
+    return mem_sum(BT_S1, BT_S2, 0, 0);
+}
+
+static struct bt_mem based(struct bt_tr *t, const struct bt_access *a, bool check)
+{
+    const struct bt_group *g = &t->group[a->group];
+    const unsigned base = bt_home[a->base];
+    if (check) {
+        uint8_t *retry;
+        struct bt_cold *cold;
+        tr_flags_clobber(t);
+        retry = t->b.p;
+        asm_lea(&t->b, tr_64(t), BT_S1, mem_at(base, a->disp - (a->rel - g->low)));
+        asm_mem(&t->b, true, 0x2b, BT_S1, mem_gs(SLOT_PAGE(g->slot))); // sub
+        asm_alu_imm(&t->b, true, 7, BT_S1, (int32_t)(PAGE_SIZE - (g->high - g->low)));
+        cold = check_fails(t, a, retry, asm_jcc(&t->b, CC_A));
+        cold->s1 = S1_ADD_PAGE;
+        cold->slot = g->slot;
+    }
+    if (tr_64(t)) {
+        asm_load(&t->b, BT_S1, mem_gs(SLOT_ADDEND(g->slot)));
+        return mem_sum(base, BT_S1, 0, a->disp);
+    }
+    asm_lea(&t->b, false, BT_S1, mem_at(base, a->disp)); // 32-bit addresses wrap
+    asm_load(&t->b, BT_S2, mem_gs(SLOT_ADDEND(g->slot)));
+    return mem_sum(BT_S1, BT_S2, 0, 0);
+}
+
+struct bt_mem tr_access(struct bt_tr *t, const struct bt_access *a)
+{
+    const struct bt_group *g = &t->group[a->group];
+    const bool check = g->first == t->now &&
+                       (a == &t->op[t->now].access[0] || t->op[t->now].access[0].group != a->group);
+    if (a->class == ACCESS_GENERAL)
+        return general(t, a);
+    if (a->class == ACCESS_CONST)
+        return constant(t, a, check);
+    return based(t, a, check);
+}

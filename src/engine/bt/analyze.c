@@ -1,0 +1,451 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a block consists of: its instructions, how each is translated, its memory accesses, and which of them
+// one check can cover.
+#include "engine/bt/translate.h"
+#include "x86/system.h"
+#include <string.h>
+
+const uint8_t bt_home[16] = {
+    BT_GUEST_RAX, HOST_RCX,    HOST_RDX,    HOST_RBX,    HOST_RSP, HOST_RBP, HOST_RSI, HOST_RDI,
+    HOST_R8,      BT_REG_NONE, BT_REG_NONE, BT_REG_NONE, HOST_R12, HOST_R13, HOST_R14, HOST_R15,
+};
+
+// --- kinds ----------------------------------------------------------------------------------------------------
+
+enum {
+    FULL = 1, // writes all six flags and reads none
+};
+struct rule {
+    uint8_t kind; // + 1
+    uint8_t flags;
+};
+#define N(mn) [X86_MN_##mn] = {KIND_NATIVE + 1, 0}
+#define F(mn) [X86_MN_##mn] = {KIND_NATIVE + 1, FULL}
+#define K(mn, kind) [X86_MN_##mn] = {kind + 1, 0}
+#define CC(m, kind)                                                                              \
+    K(m##O, kind), K(m##NO, kind), K(m##B, kind), K(m##NB, kind), K(m##Z, kind), K(m##NZ, kind), \
+        K(m##BE, kind), K(m##NBE, kind), K(m##S, kind), K(m##NS, kind), K(m##P, kind),           \
+        K(m##NP, kind), K(m##L, kind), K(m##NL, kind), K(m##LE, kind), K(m##NLE, kind)
+static const struct rule rules[] = {
+    F(ADD),
+    F(SUB),
+    F(CMP),
+    F(NEG),
+    F(AND),
+    F(OR),
+    F(XOR),
+    F(TEST),
+    F(XADD),
+    F(CMPXCHG),
+    F(POPCNT),
+    N(ADC),
+    N(SBB),
+    N(INC),
+    N(DEC),
+    N(NOT),
+    N(SHL),
+    N(SHR),
+    N(SAR),
+    N(ROL),
+    N(ROR),
+    N(RCL),
+    N(RCR),
+    N(SHLD),
+    N(SHRD),
+    N(IMUL),
+    N(BT),
+    N(BTS),
+    N(BTR),
+    N(BTC),
+    N(BSF),
+    N(BSR),
+    N(LZCNT),
+    N(TZCNT),
+    N(BSWAP),
+    N(XCHG),
+    N(MOV),
+    N(MOVZX),
+    N(MOVSX),
+    N(MOVSXD),
+    N(MOVBE),
+    N(CRC32),
+    N(ADCX),
+    N(ADOX),
+    N(ANDN),
+    N(BEXTR),
+    N(BLSI),
+    N(BLSMSK),
+    N(BLSR),
+    N(BZHI),
+    N(MULX),
+    N(PDEP),
+    N(PEXT),
+    N(RORX),
+    N(SARX),
+    N(SHLX),
+    N(SHRX),
+    N(MOVNTI),
+    CC(CMOV, KIND_NATIVE),
+    CC(SET, KIND_NATIVE),
+    CC(J, KIND_JCC),
+    K(LEA, KIND_LEA),
+    K(NOP, KIND_NOP),
+    K(ENDBR32, KIND_NOP),
+    K(ENDBR64, KIND_NOP),
+    K(PREFETCH, KIND_NOP),
+    K(PREFETCHNTA, KIND_NOP),
+    K(PREFETCHT0, KIND_NOP),
+    K(PREFETCHT1, KIND_NOP),
+    K(PREFETCHT2, KIND_NOP),
+    K(PREFETCHW, KIND_NOP),
+    K(PUSH, KIND_PUSH),
+    K(POP, KIND_POP),
+    K(LEAVE, KIND_LEAVE),
+    K(MUL, KIND_MUL),
+    K(CBW, KIND_CBW),
+    K(CWD, KIND_CWD),
+    K(CLC, KIND_CARRY),
+    K(STC, KIND_CARRY),
+    K(CMC, KIND_CARRY),
+    K(CLD, KIND_DF),
+    K(STD, KIND_DF),
+    K(JMP, KIND_JMP),
+    K(CALL, KIND_CALL),
+    K(RET, KIND_RET),
+    K(LOOP, KIND_BRANCH),
+    K(LOOPE, KIND_BRANCH),
+    K(LOOPNE, KIND_BRANCH),
+    K(JCXZ, KIND_BRANCH),
+};
+
+// Operand description of kind `kind`, or NULL.
+static const struct x86_operand_desc *operand_of(const struct x86_form *form, unsigned kind)
+{
+    for (unsigned i = 0; i < form->operand_count; i++)
+        if (form->operand[i].kind == kind)
+            return &form->operand[i];
+    return NULL;
+}
+
+static const struct x86_operand_desc *memory_operand(const struct x86_insn *x, unsigned *size)
+{
+    const struct x86_form *form = x86_insn_form(x);
+    for (unsigned i = 0; i < form->operand_count; i++) {
+        struct x86_operand op = x86_operand_get(x, i);
+        if (op.is_mem && op.kind != X86_OPND_STR_SRC && op.kind != X86_OPND_STR_DST) {
+            *size = op.size;
+            return &form->operand[i];
+        }
+    }
+    return NULL;
+}
+
+static bool is_shift(unsigned mn)
+{
+    return mn == X86_MN_SHL || mn == X86_MN_SHR || mn == X86_MN_SAR;
+}
+
+static void classify(const struct bt_tr *t, struct bt_op *op)
+{
+    const struct x86_insn *x = &op->x;
+    const struct x86_form *form = x86_insn_form(x);
+    const bool ends = interp_ends_block(x);
+    const unsigned stack = 1u << ((t->key->bits & BT_CTX_STACK) >> BT_CTX_STACK_SHIFT);
+    const unsigned word = tr_64(t) ? 8 : t->code == X86_CODE32 ? 4 : 2;
+    struct rule rule = {0, 0};
+    uint32_t touched =
+        (form->flags_read | form->flags_written | form->flags_undefined) & X86_FLAGS_ARITH;
+    if (form->mnemonic_id < ARRAY_SIZE(rules))
+        rule = rules[form->mnemonic_id];
+    op->kind = rule.kind ? (uint8_t)(rule.kind - 1) : ends ? KIND_STEP : KIND_EXEC;
+    if (!rule.kind)
+        return;
+    // What the rules' mnemonics have beyond the usual.
+    if (form->treatment == X86_TREAT_HELPER || form->privilege != X86_PRIV_NONE ||
+        ((form->attr & X86_INSN_PROT) && !(t->key->bits & BT_CTX_PROT))) {
+        op->kind = ends ? KIND_STEP : KIND_EXEC;
+        return;
+    }
+    op->flags_full = (rule.flags & FULL) != 0;
+    if (is_shift(form->mnemonic_id) && !(form->gpr_read & (1u << X86_RCX))) {
+        unsigned n = operand_of(form, X86_OPND_IMM) ? (unsigned)x->imm : 1;
+        bool cl = false;
+        for (unsigned i = 0; i < form->operand_count; i++)
+            cl |= form->operand[i].kind == X86_OPND_FIXED_GPR;
+        op->flags_full = !cl && (n & (x->opsize == 8 ? 63 : 31)) != 0;
+    }
+    op->flags_some = touched != 0 && !op->flags_full;
+    switch ((enum bt_kind)op->kind) {
+    case KIND_NATIVE:
+        if ((form->mnemonic_id == X86_MN_BT || form->mnemonic_id == X86_MN_BTS ||
+             form->mnemonic_id == X86_MN_BTR || form->mnemonic_id == X86_MN_BTC) &&
+            x->has_mem && operand_of(form, X86_OPND_REG))
+            op->kind = KIND_EXEC; // the bit offset reaches beyond the operand
+        else if (form->mnemonic_id == X86_MN_IMUL && form->operand_count == 1)
+            op->kind = KIND_MUL;
+        if (!tr_encodable(t, op))
+            op->kind = KIND_EXEC;
+        break;
+    case KIND_MUL:
+        if (!tr_encodable(t, op))
+            op->kind = KIND_EXEC;
+        break;
+    case KIND_LEA:
+        if (x->opsize < 4 || x->adsize < 4 || (x->adsize == 4 && x->base == X86_REG_RIP))
+            op->kind = KIND_EXEC;
+        break;
+    case KIND_PUSH:
+    case KIND_POP:
+    case KIND_LEAVE:
+        if (x->opsize != word || stack != word || word == 2 || form->operand_count > 1 ||
+            operand_of(form, X86_OPND_FIXED_SREG) || operand_of(form, X86_OPND_SREG))
+            op->kind = KIND_EXEC;
+        else if (op->kind == KIND_POP && (!operand_of(form, X86_OPND_OPREG) || x->reg == X86_RSP))
+            op->kind = KIND_EXEC;
+        else if (op->kind == KIND_PUSH && operand_of(form, X86_OPND_RM) && x->has_mem)
+            op->kind = x->seg >= X86_FS || x->adsize == 2 ? KIND_EXEC : KIND_PUSH_MEM;
+        break;
+    case KIND_JCC:
+    case KIND_JMP:
+    case KIND_CALL:
+    case KIND_RET:
+        if (x->has_mem && (x->seg >= X86_FS || x->adsize == 2))
+            op->kind = KIND_BRANCH;
+        else if (x->opsize != word || word == 2 || (op->kind >= KIND_CALL && stack != word)) {
+            op->kind = KIND_BRANCH;
+        } else if (op->kind != KIND_RET && operand_of(form, X86_OPND_RM)) {
+            op->kind = op->kind == KIND_JMP ? KIND_JMP_IND : KIND_CALL_IND;
+        } else if (op->kind != KIND_RET) {
+            op->target = t->rip + op->off + x->len + x->imm;
+            if (!tr_64(t))
+                op->target &= 0xffffffff;
+            else if (!x86_canonical(op->target))
+                op->kind = KIND_BRANCH;
+        }
+        break;
+    default:
+        break;
+    }
+}
+
+// --- accesses ---------------------------------------------------------------------------------------------------
+
+static void access_add(struct bt_op *op, unsigned class, unsigned base, int64_t disp, unsigned seg,
+                       unsigned size, bool write)
+{
+    op->access[op->access_count++] = (struct bt_access){.class = (uint8_t) class,
+                                                        .base = (uint8_t)base,
+                                                        .size = (uint8_t)size,
+                                                        .seg = (uint8_t)seg,
+                                                        .write = write,
+                                                        .disp = disp,
+                                                        .rel = disp};
+}
+
+static void access_operand(const struct bt_tr *t, struct bt_op *op, unsigned size, bool write)
+{
+    const struct x86_insn *x = &op->x;
+    const unsigned word = tr_64(t) ? 8 : 4;
+    bool plain = x->seg < X86_FS && x->adsize == word && !t->single;
+    if (plain && x->base == X86_REG_RIP) {
+        access_add(op, ACCESS_CONST, 0, (int64_t)(t->rip + op->off + x->len + (uint64_t)x->disp),
+                   x->seg, size, write);
+    } else if (plain && x->base == X86_REG_NONE && x->index == X86_REG_NONE) {
+        int64_t at = tr_64(t) ? x->disp : (int64_t)(uint32_t)x->disp;
+        access_add(op, ACCESS_CONST, 0, at, x->seg, size, write);
+    } else if (plain && x->index == X86_REG_NONE && x->base < 16 &&
+               bt_home[x->base] != BT_REG_NONE && x->disp > -0x70000000 && x->disp < 0x70000000) {
+        access_add(op, ACCESS_BASE, x->base, x->disp, x->seg, size, write);
+    } else {
+        access_add(op, ACCESS_GENERAL, 0, 0, x->seg, size, write);
+    }
+}
+
+static void accesses(const struct bt_tr *t, struct bt_op *op)
+{
+    const unsigned word = tr_64(t) ? 8 : 4;
+    const unsigned stack = ACCESS_BASE;
+    unsigned size = 0;
+    switch ((enum bt_kind)op->kind) {
+    case KIND_NATIVE:
+    case KIND_MUL:
+        if (op->x.has_mem) {
+            const struct x86_operand_desc *d = memory_operand(&op->x, &size);
+            access_operand(t, op, size, d && (d->rw & X86_RW_WRITE));
+        }
+        break;
+    case KIND_PUSH:
+        access_add(op, stack, X86_RSP, -(int64_t)word, X86_SS, word, true);
+        break;
+    case KIND_PUSH_MEM:
+        access_operand(t, op, word, false);
+        access_add(op, stack, X86_RSP, -(int64_t)word, X86_SS, word, true);
+        break;
+    case KIND_POP:
+    case KIND_RET:
+        access_add(op, stack, X86_RSP, 0, X86_SS, word, false);
+        break;
+    case KIND_LEAVE:
+        access_add(op, stack, X86_RBP, 0, X86_SS, word, false);
+        break;
+    case KIND_CALL:
+        access_add(op, stack, X86_RSP, -(int64_t)word, X86_SS, word, true);
+        break;
+    case KIND_JMP_IND:
+        if (op->x.has_mem)
+            access_operand(t, op, word, false);
+        break;
+    case KIND_CALL_IND:
+        if (op->x.has_mem)
+            access_operand(t, op, word, false);
+        access_add(op, stack, X86_RSP, -(int64_t)word, X86_SS, word, true);
+        break;
+    default:
+        break;
+    }
+}
+
+// What becomes of the general registers: a new version for each that gets an unknown value, a known distance
+// for those that are moved by a constant.
+struct registers {
+    uint8_t version[16];
+    int64_t delta[16]; // of the value now from that at the version's start
+};
+
+static void reg_new(struct registers *r, unsigned reg)
+{
+    r->version[reg & 15]++;
+    r->delta[reg & 15] = 0;
+}
+
+static void registers_after(const struct bt_tr *t, struct registers *r, const struct bt_op *op)
+{
+    const struct x86_insn *x = &op->x;
+    const struct x86_form *form = x86_insn_form(x);
+    const int64_t word = tr_64(t) ? 8 : 4;
+    switch ((enum bt_kind)op->kind) {
+    case KIND_PUSH:
+    case KIND_PUSH_MEM:
+        r->delta[X86_RSP] -= word;
+        return;
+    case KIND_POP:
+        r->delta[X86_RSP] += word;
+        reg_new(r, x->reg);
+        return;
+    case KIND_LEAVE:
+        reg_new(r, X86_RSP);
+        reg_new(r, X86_RBP);
+        return;
+    case KIND_EXEC:
+        for (unsigned i = 0; i < 16; i++)
+            reg_new(r, i);
+        return;
+    default:
+        break;
+    }
+    if ((form->mnemonic_id == X86_MN_ADD || form->mnemonic_id == X86_MN_SUB) && !x->has_mem &&
+        operand_of(form, X86_OPND_RM) && operand_of(form, X86_OPND_IMM) && x->opsize == word) {
+        int64_t imm = (int64_t)x->imm;
+        r->delta[x->rm & 15] += form->mnemonic_id == X86_MN_ADD ? imm : -imm;
+        return;
+    }
+    if (op->kind == KIND_LEA && x->opsize == word && x->adsize == word && x->base == x->reg &&
+        x->index == X86_REG_NONE) {
+        r->delta[x->reg & 15] += x->disp;
+        return;
+    }
+    for (unsigned i = 0; i < form->operand_count; i++) {
+        const struct x86_operand_desc *d = &form->operand[i];
+        struct x86_operand o = x86_operand_get(x, i);
+        if (!(d->rw & X86_RW_WRITE) || o.is_mem)
+            continue;
+        // Byte registers 16 to 19 are halves of 0 to 3.
+        reg_new(r, o.kind == X86_OPND_FIXED_GPR ? d->fixed & 15
+                   : o.reg >= X86_REG8_HIGH     ? o.reg & 3
+                                                : o.reg);
+    }
+    for (unsigned i = 0; i < 16; i++)
+        if (form->gpr_write >> i & 1)
+            reg_new(r, i);
+}
+
+static bool group_takes(const struct bt_group *g, const struct bt_access *a, unsigned version)
+{
+    int64_t low = g->low < a->rel ? g->low : a->rel;
+    int64_t high = g->high > a->rel + a->size ? g->high : a->rel + a->size;
+    if (g->class != a->class || (a->write && !g->write))
+        return false;
+    if (a->class == ACCESS_CONST)
+        return (low & (int64_t)PAGE_MASK) == ((high - 1) & (int64_t)PAGE_MASK);
+    return g->base == a->base && g->version == version && high - low <= BT_GROUP_SPAN;
+}
+
+static void grouping(struct bt_tr *t)
+{
+    struct registers r = {0};
+    unsigned set = (t->key->bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT;
+    for (unsigned i = 0; i < t->count; i++) {
+        struct bt_op *op = &t->op[i];
+        for (unsigned k = 0; k < op->access_count; k++) {
+            struct bt_access *a = &op->access[k];
+            struct bt_group *g = NULL;
+            if (a->class == ACCESS_BASE)
+                a->rel = a->disp + r.delta[a->base];
+            for (unsigned n = 0; n < t->groups && !t->single && a->class != ACCESS_GENERAL; n++) {
+                if (group_takes(&t->group[n], a, r.version[a->base])) {
+                    g = &t->group[n];
+                    break;
+                }
+            }
+            if (!g) {
+                uint16_t *next = &t->bt->next_slot[set][a->write];
+                g = &t->group[t->groups++];
+                *g = (struct bt_group){.class = a->class,
+                                       .base = a->base,
+                                       .version = r.version[a->base],
+                                       .write = a->write,
+                                       .first = (uint8_t)i,
+                                       .low = a->rel,
+                                       .high = a->rel + a->size};
+                g->slot =
+                    (uint16_t)(offsetof(struct x86_code_frame, slot) +
+                               sizeof(struct x86_page_slot) *
+                                   ((set * X86_FRAME_KINDS + a->write) * X86_FRAME_SLOTS + *next));
+                *next = (*next + 1) % X86_FRAME_SLOTS;
+            }
+            a->group = (uint8_t)(g - t->group);
+            g->last = (uint8_t)i;
+            if (a->rel < g->low)
+                g->low = a->rel;
+            if (a->rel + a->size > g->high)
+                g->high = a->rel + a->size;
+        }
+        registers_after(t, &r, op);
+    }
+}
+
+bool tr_analyze(struct bt_tr *t, const uint8_t *bytes, unsigned avail)
+{
+    while (t->count < BT_BLOCK_MAX) {
+        struct bt_op *op = &t->op[t->count];
+        memset(op, 0, sizeof(*op));
+        op->off = t->bytes;
+        if (x86_decode(&op->x, bytes + t->bytes, avail - t->bytes, t->code, t->v->cpu->model) !=
+            X86_DECODE_OK)
+            break;
+        classify(t, op);
+        accesses(t, op);
+        t->bytes += op->x.len;
+        t->count++;
+        if ((op->kind == KIND_JCC || op->kind == KIND_JMP) && op->target <= t->rip + op->off)
+            t->poll = true;
+        if (op->kind >= KIND_RET && op->kind <= KIND_BRANCH)
+            t->poll = true;
+        if (op->kind == KIND_CALL && op->target <= t->rip + op->off)
+            t->poll = true;
+        if (op->kind > KIND_JCC)
+            break;
+    }
+    grouping(t);
+    return t->count != 0;
+}

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+// The binary translator, private header. Guest code becomes host code of the same instruction set.
+//
+// Registers while translated code runs:
+//     GS base  struct x86_cpu, with its frame (x86/frame.h)
+//     rax      scratch A: the saved flags (as LAHF and SETO AL leave them), or free
+//     r11, r9  scratch S1, S2
+//     r10      guest RAX
+//     others   the guest's register of the same name; RSP too, so nothing here uses the host's stack
+//     gs:      guest R9, R10, R11, in cpu->gpr
+//     RFLAGS   guest's arithmetic flags where the translator's state says so; DF is clear
+// A vCPU of this engine holds a whole interpreter for the same processor. It executes everything unusual:
+// system instructions, single steps, instructions across a page's end, device memory.
+//
+// Rules to keep:
+//  - At every place that may leave translated code the flags are exact: in RFLAGS or in AX.
+//  - Nothing is changed before the last access of an instruction that may fault has been checked.
+//  - Code memory is mapped twice, writable and executable, never both. A block in use is patched only in
+//    the displacement of a jump, or at its head, which is a 5-byte NOP for this.
+//  - Blocks, sites and identities live until the cache is flushed, and that waits until no vCPU is in
+//    translated code (frame.in_code); so they may be read without a lock.
+#pragma once
+
+#include "engine/bt/asm.h"
+#include "engine/interp/block.h"
+#include "x86/state.h"
+#include <pthread.h>
+
+#define BT_A HOST_RAX
+#define BT_S1 HOST_R11
+#define BT_S2 HOST_R9
+#define BT_GUEST_RAX HOST_R10
+
+#define BT_BLOCK_MAX 64 // instructions
+#define BT_CACHE_DEFAULT (UINT64_C(32) << 20)
+
+// What a block was translated for; together with gpa and rip its identity.
+struct bt_context {
+    uint32_t bits; // BT_CTX_
+    uint64_t cs_base;
+    uint64_t cs_limit; // UINT64_MAX when it does not matter
+};
+#define BT_CTX_CODE 0x3  // enum x86_code_size
+#define BT_CTX_STACK 0xc // log2 of cpu->stack_size
+#define BT_CTX_STACK_SHIFT 2
+#define BT_CTX_SET 0x30 // enum x86_tlb_set
+#define BT_CTX_SET_SHIFT 4
+#define BT_CTX_FLAT 0x40    // CS, DS, ES, SS: base 0, no limit to be checked
+#define BT_CTX_COUNTED 0x80 // icount is exact, a budget may be set
+#define BT_CTX_SINGLE 0x100 // every access is checked by itself
+#define BT_CTX_SSE 0x200    // SSE, AVX, x87 instructions may run without a check
+#define BT_CTX_AVX 0x400
+#define BT_CTX_X87 0x800
+#define BT_CTX_PROT 0x1000 // protected mode, not V86
+#define BT_CONTEXTS_MAX 1024
+
+enum bt_site_kind {
+    BT_SITE_ACCESS, // a memory access that its slot does not cover
+    BT_SITE_EXEC,   // an instruction for the interpreter, in the block
+    BT_SITE_EXIT,   // a direct branch
+    BT_SITE_BRANCH, // an indirect branch that was not in the table
+    BT_SITE_STEP,   // go on in the interpreter
+    BT_SITE_POLL,   // leave
+    BT_SITE_ENTRY,  // an entry whose mapping is not known to hold, or of a dead block
+};
+
+struct bt_block;
+
+// A place in translated code that may call out.
+struct bt_site {
+    struct bt_block *block;
+    union {
+        uint64_t target;          // EXIT: guest rip
+        struct interp_insn *insn; // EXEC, BRANCH: the instruction and a sentinel
+    };
+    uint32_t retry; // ACCESS: code offset of the check
+    uint32_t
+        resume; // code offset behind the instruction (ACCESS: the group); EXIT: of the displacement
+    uint16_t rip, next; // instruction, and where `resume` goes on: offsets from the block's rip
+    uint16_t slot;      // byte offset in struct x86_code_frame of the slot
+    uint16_t span;      // ACCESS: bytes that the check covers
+    int16_t head;       // ACCESS: of the instruction's own access, from the first byte covered
+    uint8_t size;       // ... its size
+    uint8_t access, seg;
+    uint8_t done;  // instructions of the block retired before this one
+    uint8_t count; // instructions until `resume`
+    uint8_t kind;
+    bool flags_e; // EXIT: the flags are in RFLAGS at the jump
+    bool cross;   // EXIT: to another page
+};
+
+struct bt_block {
+    struct bt_block *hash_next; // under the lock; readers follow it with acquire order
+    struct bt_block *page_next;
+    uint64_t rip;
+    gpa_t gpa;
+    uint32_t context;
+    uint32_t identity; // of its code page: frame.mapped
+    uint16_t bytes, count;
+    uint32_t head;    // code offset of the 5-byte NOP
+    uint32_t entry_a; // enters with the flags in AX
+    uint32_t entry_e; // enters with the flags in RFLAGS
+    uint32_t checked; // with the flags in AX; checks the mapping first
+    uint32_t gone;    // where the head jumps when the block is dead
+    uint32_t end;     // of its code
+    _Atomic bool dead;
+};
+
+struct bt_page { // a guest-physical page that blocks were made from
+    struct bt_page *next;
+    uint64_t gfn;
+    struct bt_block *blocks;
+};
+
+#define BT_HASH_BITS 16
+#define BT_PAGE_BITS 12
+#define BT_IDENTITY_BITS 12
+
+struct bt_identity {
+    struct bt_identity *next;
+    uint64_t page; // linear
+    uint64_t gfn;
+    uint32_t context;
+    uint32_t id;
+};
+
+struct bt_stats {
+    uint64_t entries, translated, insns, host_bytes, guest_bytes, execs, steps, misses, fills,
+        crossings, exits, links, branches, polls, entry_checks, kills, single;
+};
+
+struct bt {
+    struct engine *engine; // the interpreter's part
+    pthread_mutex_t lock;  // translation, the lists below; taken with in_code = 0 only
+    struct memory *memory;
+    struct memory_listener listener;
+    struct bt_vcpu *vcpus;
+
+    // Code: [0, size) at rw and at rx.
+    int fd;
+    uint8_t *rw, *rx;
+    uint64_t size, used, stubs_end;
+    uint32_t stub_enter, stub_miss, stub_exec, stub_exit, stub_branch, stub_step, stub_poll,
+        stub_entry;
+
+    // Metadata, emptied with the code.
+    uint8_t *arena;
+    size_t arena_used, arena_size;
+    struct bt_site *sites;
+    uint32_t site_count, sites_max;
+    struct bt_block *_Atomic hash[1u << BT_HASH_BITS];
+    struct bt_page *pages[1u << BT_PAGE_BITS];
+    struct bt_identity *identities[1u << BT_IDENTITY_BITS];
+    uint32_t identity_count;
+    uint16_t next_slot[X86_FRAME_SETS][X86_FRAME_KINDS];
+
+    struct bt_context contexts[BT_CONTEXTS_MAX];
+    uint32_t context_count;
+
+    _Atomic uint32_t stop; // somebody waits until no vCPU is in translated code
+    _Atomic bool flush_wanted;
+    uint64_t flushes;
+};
+
+struct bt_vcpu {
+    struct interp *it;
+    struct x86_cpu *cpu;
+    struct bt *bt;
+    struct bt_vcpu *next;
+    uint32_t context, context_single; // current; the same with BT_CTX_SINGLE
+    struct bt_context key;            // of `context`
+    uint32_t link_site;               // + 1: an exit that waits for its target, or 0
+    uint32_t link_context;            // where it was
+    bool single;                      // the next block is to check every access by itself
+    struct bt_stats stats;
+};
+
+ALWAYS_INLINE struct bt_vcpu *bt_of(struct x86_cpu *cpu)
+{
+    return cpu->interp->translator;
+}
+
+// --- cache.c
+bool bt_cache_create(struct bt *bt, uint64_t size, struct error *err);
+void bt_cache_destroy(struct bt *bt);
+void *bt_alloc(struct bt *bt, size_t size); // from the arena; NULL: flush and begin again
+uint32_t bt_identity_get(struct bt *bt, uint64_t page, uint64_t gfn, uint32_t context);
+// Without the lock: the block, or NULL.
+struct bt_block *bt_find(struct bt *bt, gpa_t gpa, uint64_t rip, uint32_t context);
+void bt_block_publish(struct bt *bt, struct bt_block *block, struct bt_page *page);
+struct bt_page *bt_page_hold(struct bt *bt, gpa_t gpa);
+void bt_kill(struct bt *bt, gpa_t gpa, uint64_t size); // all blocks that overlap; takes the lock
+// Waits until no vCPU is in translated code, this thread's own included; lets them go on.
+void bt_stop_others(struct bt *bt);
+void bt_release_others(struct bt *bt);
+void bt_current_set(struct bt_vcpu *v); // the vCPU that runs on this thread, or NULL
+void bt_cache_flush(struct bt *bt);     // with the lock
+void bt_code_marked(void *opaque, gpa_t gpa);
+void bt_code_written(void *opaque, void *writer, gpa_t gpa, uint64_t size);
+
+// --- stubs.c
+void bt_stubs_emit(struct bt *bt);
+
+// --- runtime.c: called from translated code; return the host address to go on at, or 0 to leave
+uint64_t bt_on_miss(struct x86_cpu *cpu);
+uint64_t bt_on_exec(struct x86_cpu *cpu);
+uint64_t bt_on_exit(struct x86_cpu *cpu);
+uint64_t bt_on_branch(struct x86_cpu *cpu);
+uint64_t bt_on_step(struct x86_cpu *cpu);
+uint64_t bt_on_poll(struct x86_cpu *cpu);
+uint64_t bt_on_entry(struct x86_cpu *cpu);
+// The block at cpu->rip when that is known without a walk, else NULL.
+struct bt_block *bt_block_here(struct bt_vcpu *v, uint32_t context);
+void bt_link(struct bt *bt, uint32_t site, struct bt_block *target);
+void bt_flags_in(struct x86_cpu *cpu);  // frame.flags -> cc
+void bt_flags_out(struct x86_cpu *cpu); // cc -> frame.flags
+
+// --- translate.c: with the lock. NULL: leave this instruction to the interpreter. *full: no room.
+struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct x86_code_page *page,
+                              bool *full);

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+// What translated code calls, through the stubs: slow accesses, instructions for the interpreter, links.
+//
+// On entry all registers are in cpu->gpr and the flags in frame.flags; rip, insn_rip and icount are brought
+// up to the site's instruction before anything may raise. A fault leaves by longjmp to the run loop, as
+// everywhere; translated code has changed nothing of the instruction then.
+#include "engine/bt/bt.h"
+#include "x86/flags.h"
+#include "x86/fpu.h"
+#include "x86/mem.h"
+#include "x86/system.h"
+
+void bt_flags_in(struct x86_cpu *cpu)
+{
+    uint32_t ax = cpu->frame.flags;
+    x86_cc_put(cpu, (ax >> 8 & 0xd5) | (ax & 1) << 11);
+}
+
+void bt_flags_out(struct x86_cpu *cpu)
+{
+    uint32_t f = x86_cc_get(cpu);
+    cpu->frame.flags = (uint16_t)((f & 0xd5) << 8 | 0x200 | (f >> 11 & 1));
+}
+
+static struct bt_site *site_of(struct x86_cpu *cpu)
+{
+    return &bt_of(cpu)->bt->sites[cpu->frame.site];
+}
+
+// Makes the state exact for the instruction of the site.
+static struct bt_site *arrive(struct x86_cpu *cpu)
+{
+    struct bt_site *site = site_of(cpu);
+    bt_flags_in(cpu);
+    cpu->rip = cpu->insn_rip = site->block->rip + site->rip;
+    cpu->soft.insn = NULL;
+    cpu->soft.attention = 0;
+    if (bt_of(cpu)->key.bits & BT_CTX_COUNTED)
+        cpu->icount -= site->block->count - site->done;
+    return site;
+}
+
+static uint64_t code_at(const struct bt *bt, uint32_t offset)
+{
+    return (uintptr_t)bt->rx + offset;
+}
+
+// May a helper go back into translated code?
+static bool may_return(struct x86_cpu *cpu)
+{
+    return !(cpu->soft.attention | atomic_load_explicit(&cpu->frame.poll, memory_order_relaxed)) &&
+           atomic_load_explicit(&cpu->frame.in_code, memory_order_relaxed) &&
+           !x86_events_ready(cpu);
+}
+
+// Goes on behind the instruction (or the group) of the site if the guest stands there.
+static uint64_t resume(struct x86_cpu *cpu, const struct bt_site *site)
+{
+    const struct bt_block *block = site->block;
+    if (cpu->rip != block->rip + site->next || !may_return(cpu) ||
+        atomic_load_explicit(&block->dead, memory_order_relaxed))
+        return 0;
+    if (bt_of(cpu)->key.bits & BT_CTX_COUNTED) {
+        uint32_t rest = block->count - (site->done + site->count);
+        if (cpu->soft.limit - cpu->icount < rest)
+            return 0;
+        cpu->icount += rest;
+    }
+    bt_flags_out(cpu);
+    return code_at(bt_of(cpu)->bt, site->resume);
+}
+
+uint64_t bt_on_exec(struct x86_cpu *cpu)
+{
+    struct bt_vcpu *v = bt_of(cpu);
+    struct bt_site *site = arrive(cpu);
+    v->stats.execs++;
+    interp_execute(v->it, site->insn);
+    return resume(cpu, site);
+}
+
+// Lets the interpreter do what the group of the site covers.
+static uint64_t slow_access(struct x86_cpu *cpu, const struct bt_site *site)
+{
+    struct bt_vcpu *v = bt_of(cpu);
+    uint64_t end = cpu->icount + site->count;
+    v->stats.execs++;
+    do
+        interp_advance(v->it, (unsigned)(end - cpu->icount));
+    while (cpu->icount < end && !cpu->soft.attention &&
+           cpu->rip - (site->block->rip + site->rip) < (uint64_t)(site->next - site->rip));
+    return resume(cpu, site);
+}
+
+static bool slot_fill(struct x86_cpu *cpu, const struct bt_site *site, gva_t lin)
+{
+    struct x86_page_slot *slot = (void *)((uint8_t *)&cpu->frame + site->slot);
+    struct x86_tlb_entry *entry;
+    gva_t page = lin & PAGE_MASK;
+    uint8_t flags, *host = x86_host_ptr(cpu, site->seg, lin, site->access, &entry);
+    if (!host)
+        return false;
+    if (site->access & X86_ACCESS_WRITE) {
+        flags = atomic_load(entry->flags);
+        if (!(flags & PAGE_FLAG_DIRTY))
+            flags = atomic_fetch_or(entry->flags, PAGE_FLAG_DIRTY) | PAGE_FLAG_DIRTY;
+        if (flags != PAGE_FLAGS_PLAIN)
+            return false;
+    }
+    atomic_store_explicit(&slot->page, X86_FRAME_NO_PAGE, memory_order_relaxed);
+    atomic_store_explicit(&slot->addend, (uintptr_t)host - lin, memory_order_relaxed);
+    atomic_store(&slot->page, page);
+    // Whoever marks the page as code meanwhile sees the slot, or we see the mark (bt_code_marked).
+    if ((site->access & X86_ACCESS_WRITE) && atomic_load(entry->flags) != PAGE_FLAGS_PLAIN) {
+        atomic_store(&slot->page, X86_FRAME_NO_PAGE);
+        return false;
+    }
+    return true;
+}
+
+struct bt_block *bt_block_here(struct bt_vcpu *v, uint32_t context)
+{
+    struct x86_cpu *cpu = v->cpu;
+    gva_t lin = (cpu->seg[X86_CS].eff_base + cpu->rip) & cpu->lin_mask;
+    struct x86_tlb_entry *e = x86_tlb_entry(cpu, lin);
+    if (e->tag_exec != (lin & PAGE_MASK))
+        return NULL;
+    return bt_find(v->bt, e->gpa | (lin & PAGE_OFFSET_MASK), cpu->rip, context);
+}
+
+// The mapping of the block's page holds: its checked entry may be used until the next flush.
+static void entry_allow(struct x86_cpu *cpu, const struct bt_block *block)
+{
+    gva_t lin = cpu->seg[X86_CS].eff_base + block->rip;
+    cpu->frame.mapped[(lin >> PAGE_SHIFT) & (X86_FRAME_MAPPED - 1)] = block->identity;
+}
+
+static uint64_t enter_block(struct bt_vcpu *v, struct bt_block *block)
+{
+    if (!may_return(v->cpu))
+        return 0;
+    entry_allow(v->cpu, block);
+    bt_flags_out(v->cpu);
+    return code_at(v->bt, block->entry_a);
+}
+
+uint64_t bt_on_miss(struct x86_cpu *cpu)
+{
+    struct bt_vcpu *v = bt_of(cpu);
+    struct bt *bt = v->bt;
+    struct bt_site *site = arrive(cpu);
+    gva_t low = cpu->frame.scratch[0], lin = low + (uint64_t)site->head;
+    bool crosses = (low & PAGE_OFFSET_MASK) + site->span > PAGE_SIZE;
+    v->stats.misses++;
+    if ((lin & PAGE_OFFSET_MASK) + site->size <= PAGE_SIZE && !crosses) {
+        if (slot_fill(cpu, site, lin) && may_return(cpu)) {
+            v->stats.fills++;
+            if (v->key.bits & BT_CTX_COUNTED)
+                cpu->icount += site->block->count - site->done;
+            return code_at(bt, site->retry);
+        }
+    } else if (crosses && site->span != site->size) {
+        // The group lies across a page's end: go on in a block that checks each access by itself.
+        struct bt_block *block = bt_block_here(v, v->context_single);
+        v->stats.crossings++;
+        if (block)
+            return enter_block(v, block);
+        v->single = true;
+        return 0;
+    }
+    return slow_access(cpu, site);
+}
+
+void bt_link(struct bt *bt, uint32_t number, struct bt_block *target)
+{
+    struct bt_site *site = &bt->sites[number];
+    uint32_t to = site->cross ? target->checked : site->flags_e ? target->entry_e : target->entry_a;
+    // Aligned so that the field lies in one cache line: translate.c.
+    __atomic_store_n((uint32_t *)(void *)(bt->rw + site->resume), to - (site->resume + 4),
+                     __ATOMIC_RELAXED);
+}
+
+uint64_t bt_on_exit(struct x86_cpu *cpu)
+{
+    struct bt_vcpu *v = bt_of(cpu);
+    struct bt_site *site = site_of(cpu);
+    struct bt_block *block;
+    bt_flags_in(cpu);
+    cpu->rip = cpu->insn_rip = site->target;
+    cpu->soft.attention = 0;
+    v->stats.exits++;
+    block = bt_block_here(v, v->context);
+    if (!block) {
+        v->link_site = cpu->frame.site + 1;
+        v->link_context = v->context;
+        return 0;
+    }
+    v->stats.links++;
+    bt_link(v->bt, cpu->frame.site, block);
+    return enter_block(v, block);
+}
+
+// The interpreter executes the branch; the table learns where it went.
+uint64_t bt_on_branch(struct x86_cpu *cpu)
+{
+    struct bt_vcpu *v = bt_of(cpu);
+    struct bt_site *site = arrive(cpu);
+    struct bt_block *block;
+    v->stats.branches++;
+    interp_execute(v->it, site->insn);
+    if (cpu->soft.attention)
+        return 0;
+    block = bt_block_here(v, v->context);
+    if (!block)
+        return 0;
+    unsigned set = (v->key.bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT;
+    cpu->frame.target[set][cpu->rip & (X86_FRAME_TARGETS - 1)] =
+        (struct x86_branch_target){cpu->rip, code_at(v->bt, block->checked)};
+    return enter_block(v, block);
+}
+
+uint64_t bt_on_step(struct x86_cpu *cpu)
+{
+    struct bt_vcpu *v = bt_of(cpu);
+    arrive(cpu);
+    v->stats.steps++;
+    interp_advance(v->it, 1);
+    return 0;
+}
+
+uint64_t bt_on_poll(struct x86_cpu *cpu)
+{
+    bt_of(cpu)->stats.polls++;
+    arrive(cpu);
+    return 0;
+}
+
+uint64_t bt_on_entry(struct x86_cpu *cpu)
+{
+    struct bt_vcpu *v = bt_of(cpu);
+    struct bt_block *block = site_of(cpu)->block;
+    bt_flags_in(cpu);
+    cpu->rip = cpu->insn_rip = block->rip;
+    cpu->soft.attention = 0;
+    v->stats.entry_checks++;
+    // Another block may stand here now, or the page be mapped elsewhere.
+    block = bt_block_here(v, v->context);
+    return block ? enter_block(v, block) : 0;
+}

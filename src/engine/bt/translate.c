@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// Puts a block together: entries, body, cold code; and keeps track of where the guest's flags are.
+//
+//     checked:   cmp [mapped], identity; jne cold      flags in AX
+//     entry_a:   (restores RFLAGS when the body wants them there)
+//     entry_e:   (saves them to AX when the body wants them there)
+//     head:      5-byte NOP, which becomes a jump out when the block is dead
+//                body
+//                cold code
+#include "engine/bt/translate.h"
+#include "x86/mem.h"
+#include <string.h>
+
+#define ROOM (BT_BLOCK_MAX * 512u)
+
+void tr_flags_saved(struct bt_tr *t)
+{
+    if (t->a)
+        return;
+    asm_flags_save(&t->b);
+    t->a = true;
+}
+
+void tr_flags_clobber(struct bt_tr *t)
+{
+    tr_flags_saved(t);
+    t->e = false;
+}
+
+void tr_flags_loaded(struct bt_tr *t)
+{
+    if (t->e)
+        return;
+    asm_flags_load(&t->b);
+    t->e = true;
+    t->a = false;
+}
+
+void tr_ax_free(struct bt_tr *t)
+{
+    tr_flags_loaded(t);
+    t->a = false;
+}
+
+// Does the body want the flags in AX when it begins? Where neither is certain, RFLAGS it is.
+static bool wants_saved(const struct bt_tr *t)
+{
+    if (t->poll || t->counted)
+        return true;
+    for (unsigned i = 0; i < t->count; i++) {
+        const struct bt_op *op = &t->op[i];
+        for (unsigned k = 0; k < op->access_count; k++)
+            if (op->access[k].class == ACCESS_GENERAL || t->group[op->access[k].group].first == i)
+                return true;
+        if (op->flags_full || op->flags_some || op->kind == KIND_CARRY || op->kind == KIND_JCC)
+            return false;
+        if (op->kind == KIND_EXEC || op->kind >= KIND_RET || op->kind == KIND_DF)
+            return true;
+    }
+    return false;
+}
+
+static void entries(struct bt_tr *t)
+{
+    struct asm_buf *b = &t->b;
+    struct bt_block *block = t->block;
+    const size_t mapped = FRAME(mapped) + 4 * ((t->lin >> PAGE_SHIFT) & (X86_FRAME_MAPPED - 1));
+    const bool saved = wants_saved(t);
+    uint32_t number;
+    uint8_t *over = NULL;
+    tr_site(t, BT_SITE_ENTRY, &number);
+    asm_nop(b, (unsigned)(-(uintptr_t)b->p & 15));
+    block->checked = tr_offset(t, b->p);
+    t->a = true;
+    asm_alu_mem_imm(b, false, 7, mem_gs(mapped), (int32_t)block->identity, true);
+    tr_cold(t, number, t->bt->stub_entry, asm_jcc(b, CC_NE));
+    if (saved) {
+        asm8(b, 0xeb);
+        over = b->p;
+        asm8(b, 0);
+        block->entry_e = tr_offset(t, b->p);
+        asm_flags_save(b);
+    } else {
+        block->entry_a = tr_offset(t, b->p);
+        asm_flags_load(b);
+    }
+    if (((uintptr_t)b->p & 7) > 3)
+        asm_nop(b, (unsigned)(8 - ((uintptr_t)b->p & 7)));
+    block->head = tr_offset(t, b->p);
+    if (saved) {
+        *over = (uint8_t)(b->p - (over + 1));
+        block->entry_a = block->head;
+    } else {
+        block->entry_e = block->head;
+    }
+    asm_nop(b, 5);
+    t->a = saved;
+    t->e = !saved;
+    // Where the head jumps when the block is dead.
+    tr_cold(t, number, t->bt->stub_entry, NULL);
+}
+
+static void poll(struct bt_tr *t)
+{
+    uint32_t number;
+    if (t->counted) {
+        const struct bt_mem icount = mem_gs(offsetof(struct x86_cpu, icount));
+        asm_load(&t->b, BT_S1, icount);
+        asm_lea(&t->b, true, BT_S1, mem_at(BT_S1, t->count));
+        asm_store(&t->b, icount, BT_S1);
+        tr_flags_clobber(t);
+        asm_mem(&t->b, true, 0x3b, BT_S1, mem_gs(offsetof(struct x86_cpu, soft.limit)));
+        tr_site(t, BT_SITE_POLL, &number);
+        tr_cold(t, number, t->bt->stub_poll, asm_jcc(&t->b, CC_A));
+    }
+    if (t->poll) {
+        tr_flags_clobber(t);
+        asm_alu_mem_imm(&t->b, false, 7, mem_gs(FRAME(poll)), 0, false);
+        tr_site(t, BT_SITE_POLL, &number);
+        tr_cold(t, number, t->bt->stub_poll, asm_jcc(&t->b, CC_NE));
+    }
+}
+
+static void body(struct bt_tr *t)
+{
+    poll(t);
+    for (t->now = 0; t->now < t->count && !t->failed; t->now++) {
+        const struct bt_op *op = &t->op[t->now];
+        t->boundary[t->now] = t->b.p;
+        if (op->kind < KIND_JCC)
+            tr_compute(t, op);
+        else
+            tr_flow(t, op);
+    }
+    t->boundary[t->count] = t->b.p;
+    t->now = t->count - 1;
+    if (t->op[t->now].kind <= KIND_JCC)
+        tr_exit(t, (t->rip + t->bytes) & t->v->cpu->lin_mask);
+}
+
+// Sites of accesses go on at boundaries that were not known when they were made.
+static void sites_finish(struct bt_tr *t)
+{
+    for (uint32_t i = t->site_first; i < t->bt->site_count; i++) {
+        struct bt_site *site = &t->bt->sites[i];
+        if (site->kind == BT_SITE_ACCESS)
+            site->resume = tr_offset(t, t->boundary[site->done + site->count]);
+    }
+}
+
+struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct x86_code_page *code,
+                              bool *full)
+{
+    static _Thread_local struct bt_tr tr;
+    struct bt_tr *t = &tr;
+    struct bt *bt = v->bt;
+    struct x86_cpu *cpu = v->cpu;
+    const struct bt_context *key = &bt->contexts[context];
+    gva_t lin = (cpu->seg[X86_CS].eff_base + cpu->rip) & cpu->lin_mask;
+    unsigned off = lin & PAGE_OFFSET_MASK, avail = (unsigned)PAGE_SIZE - off;
+    uint8_t bytes[BT_BLOCK_MAX * 15];
+    struct bt_page *page = bt_page_hold(bt, code->gpa);
+    if (!page)
+        return NULL;
+    *full = bt->used + ROOM > bt->size || bt->site_count + BT_COLD_MAX * 2 > bt->sites_max;
+    if (*full)
+        return NULL;
+    if (avail > sizeof(bytes))
+        avail = sizeof(bytes);
+    memcpy(bytes, code->host + off, avail);
+    memset(t, 0, offsetof(struct bt_tr, op));
+    t->groups = t->colds = 0;
+    t->poll = t->failed = false;
+    t->v = v;
+    t->bt = bt;
+    t->context = context;
+    t->key = key;
+    t->code = key->bits & BT_CTX_CODE;
+    t->counted = key->bits & BT_CTX_COUNTED;
+    t->single = key->bits & BT_CTX_SINGLE;
+    t->rip = cpu->rip;
+    t->lin = lin;
+    t->count = 0;
+    t->bytes = 0;
+    t->site_first = bt->site_count;
+    if (!tr_analyze(t, bytes, avail))
+        return NULL;
+
+    t->block = bt_alloc(bt, sizeof(*t->block));
+    t->b.p = bt->rw + bt->used;
+    t->now = 0;
+    if (!t->block)
+        goto full;
+    *t->block = (struct bt_block){.rip = t->rip,
+                                  .gpa = code->gpa | off,
+                                  .context = context,
+                                  .bytes = t->bytes,
+                                  .count = (uint16_t)t->count};
+    t->block->identity = bt_identity_get(bt, lin & PAGE_MASK, code->gpa >> PAGE_SHIFT, context);
+    if (!t->block->identity)
+        goto full;
+    entries(t);
+    body(t);
+    if (t->failed)
+        goto full;
+    sites_finish(t);
+    tr_cold_emit(t);
+    t->block->end = tr_offset(t, t->b.p);
+    // A thread may translate here while others run what is complete: nobody knows of this block yet.
+    interp_code_cover(bt->engine, t->block->gpa, t->bytes);
+    if (memcmp(bytes, code->host + off, t->bytes) != 0)
+        return NULL; // written meanwhile: again
+    v->stats.translated++;
+    v->stats.insns += t->count;
+    v->stats.guest_bytes += t->bytes;
+    v->stats.host_bytes += t->block->end - bt->used;
+    bt->used = (t->block->end + 15) & ~UINT64_C(15);
+    bt_block_publish(bt, t->block, page);
+    return t->block;
+full:
+    *full = true;
+    return NULL;
+}

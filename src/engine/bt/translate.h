@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// One translation, private to the translator's files: analyze.c fills `op` and `group`, the emitters write code.
+//
+//   analyze.c   decodes, classifies, finds the accesses and which of them share a check
+//   access.c    memory operands: checks, page slots
+//   compute.c   instructions that stay in the block
+//   flow.c      branches, exits, entries
+//   translate.c puts a block together
+#pragma once
+
+#include "engine/bt/bt.h"
+#include "x86/decode.h"
+
+// How an instruction is translated.
+enum bt_kind {
+    KIND_NATIVE, // as one host instruction, by encode.h
+    KIND_NOP,
+    KIND_LEA,
+    KIND_PUSH, // register or immediate
+    KIND_PUSH_MEM,
+    KIND_POP,
+    KIND_LEAVE,
+    KIND_MUL,
+    KIND_CBW,
+    KIND_CWD,
+    KIND_CARRY, // CLC STC CMC
+    KIND_DF,    // CLD STD
+    KIND_EXEC,  // by the interpreter, in the block
+    // These end a block, but for a conditional jump that is not taken.
+    KIND_JCC,
+    KIND_JMP,
+    KIND_CALL,
+    KIND_RET,
+    KIND_JMP_IND,
+    KIND_CALL_IND,
+    KIND_BRANCH, // another near branch, by the interpreter
+    KIND_STEP,   // everything else: leaves the block
+};
+
+enum bt_access_class {
+    ACCESS_BASE,    // base + disp, shares checks
+    ACCESS_CONST,   // a constant address, shares checks
+    ACCESS_GENERAL, // anything else
+};
+
+struct bt_access {
+    uint8_t class;
+    uint8_t base; // ACCESS_BASE: guest register
+    uint8_t size, seg;
+    bool write;
+    uint8_t group;
+    int64_t disp; // ACCESS_BASE: displacement; ACCESS_CONST: linear address
+    int64_t rel;  // ACCESS_BASE: the same, from the register's value where its group began
+};
+
+struct bt_op {
+    struct x86_insn x;
+    uint16_t off;
+    uint8_t kind;
+    uint8_t access_count;
+    bool flags_full; // writes all six flags, reads none
+    bool flags_some; // reads flags, or writes some
+    struct bt_access access[2];
+    uint64_t target; // JCC, JMP, CALL
+};
+
+// Accesses that one check covers.
+struct bt_group {
+    uint8_t class, base, version;
+    bool write;
+    uint8_t first, last; // instructions
+    int64_t low, high;   // rel (ACCESS_BASE) or linear addresses: [low, high)
+    uint16_t slot;
+};
+#define BT_GROUPS_MAX (2 * BT_BLOCK_MAX)
+#define BT_GROUP_SPAN 512
+
+// Code off the straight path, emitted behind the block.
+struct bt_cold {
+    uint8_t *from[2]; // displacements to be fixed to here
+    uint32_t site;
+    uint32_t stub;
+    bool flags_e; // the flags are still in RFLAGS: save them first
+    uint8_t s1;   // what S1 has to become
+    uint16_t slot;
+    uint64_t value;
+    int32_t uncount; // instructions to be taken off icount
+    uint8_t *back;   // EXIT: a jump that can be patched stands here; filled when emitted
+    bool trampoline; // EXIT: the patched jump is the cold code's own
+};
+enum {
+    S1_KEEP,
+    S1_ADD_PAGE, // S1 += slot's page
+    S1_CONST
+};
+#define BT_COLD_MAX 256
+
+struct bt_tr {
+    struct bt_vcpu *v;
+    struct bt *bt;
+    uint32_t context;
+    const struct bt_context *key;
+    enum x86_code_size code;
+    bool counted, single;
+
+    uint64_t rip;
+    gva_t lin;
+    struct bt_block *block;
+    struct bt_op op[BT_BLOCK_MAX];
+    unsigned count; // of op
+    uint16_t bytes;
+    struct bt_group group[BT_GROUPS_MAX];
+    unsigned groups;
+    bool poll; // the block has a backward or indirect branch
+
+    struct asm_buf b;
+    bool e, a;                           // where the flags are: RFLAGS, AX
+    unsigned now;                        // instruction that is being emitted
+    uint8_t *boundary[BT_BLOCK_MAX + 1]; // code of each instruction
+    struct bt_cold cold[BT_COLD_MAX];
+    unsigned colds;
+    uint32_t site_first;
+    bool failed; // out of sites, cold code or memory
+};
+
+#define FRAME(field) (offsetof(struct x86_cpu, frame) + offsetof(struct x86_code_frame, field))
+#define GPR(n) (offsetof(struct x86_cpu, gpr) + 8 * (size_t)(n))
+#define SLOT_PAGE(slot) \
+    (offsetof(struct x86_cpu, frame) + (slot) + offsetof(struct x86_page_slot, page))
+#define SLOT_ADDEND(slot) \
+    (offsetof(struct x86_cpu, frame) + (slot) + offsetof(struct x86_page_slot, addend))
+
+// The host register of a guest register, or BT_REG_NONE when it is in memory.
+extern const uint8_t bt_home[16];
+
+ALWAYS_INLINE uint32_t tr_offset(const struct bt_tr *t, const uint8_t *p)
+{
+    return (uint32_t)(p - t->bt->rw);
+}
+ALWAYS_INLINE bool tr_fits32(int64_t v)
+{
+    return v == (int32_t)v;
+}
+ALWAYS_INLINE bool tr_64(const struct bt_tr *t)
+{
+    return t->code == X86_CODE64;
+}
+
+// --- flags (translate.c)
+void tr_flags_saved(struct bt_tr *t);   // makes AX hold them
+void tr_flags_clobber(struct bt_tr *t); // RFLAGS may be destroyed now
+void tr_flags_loaded(struct bt_tr *t);  // makes RFLAGS hold them
+void tr_ax_free(struct bt_tr *t);       // RAX may be destroyed now
+// The flags are new, in RFLAGS.
+ALWAYS_INLINE void tr_flags_written(struct bt_tr *t)
+{
+    t->e = true;
+    t->a = false;
+}
+
+// A site for the current instruction; never NULL, but see t->failed.
+struct bt_site *tr_site(struct bt_tr *t, enum bt_site_kind kind, uint32_t *number);
+struct bt_cold *tr_cold(struct bt_tr *t, uint32_t site, uint32_t stub, uint8_t *from);
+
+// --- analyze.c
+bool tr_analyze(struct bt_tr *t, const uint8_t *bytes, unsigned avail);
+// --- access.c: emits the check if it is due; S1, and S2 outside 64-bit code, are used up.
+struct bt_mem tr_access(struct bt_tr *t, const struct bt_access *a);
+// S1 = effective address of x (no segment), or S1 = linear address.
+void tr_address(struct bt_tr *t, const struct x86_insn *x, bool linear);
+// --- compute.c
+void tr_compute(struct bt_tr *t, const struct bt_op *op);
+bool tr_encodable(const struct bt_tr *t, const struct bt_op *op);
+// --- flow.c
+void tr_exit(struct bt_tr *t, uint64_t target);
+void tr_flow(struct bt_tr *t, const struct bt_op *op);
+void tr_exec(struct bt_tr *t, const struct bt_op *op, enum bt_site_kind kind);
+void tr_cold_emit(struct bt_tr *t);
+struct interp_insn *tr_interp_insn(struct bt_tr *t, const struct bt_op *op);

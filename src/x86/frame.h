@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// What translated code reaches from its base register beside the registers themselves: a part of struct
+// x86_cpu, because both must be at fixed places from one address (engine/bt/bt.h tells the design).
+//
+// Page slots: the first level of the TLB. A slot belongs to places in translated code, not to an address;
+// it holds the page such a place touched last. Valid means: a load (store) to that page by the current
+// privilege set may go straight to page + addend, nothing else to be asked. Slots for stores are only filled
+// for pages whose flags are PAGE_FLAGS_PLAIN.
+//
+// Rule to keep: every TLB flush, whatever its extent, clears all slots and all of `mapped`.
+#pragma once
+
+#include "base/types.h"
+#include <stdatomic.h>
+
+struct x86_page_slot {
+    _Atomic uint64_t page;   // linear; X86_FRAME_NO_PAGE when empty. Another thread may empty it.
+    _Atomic uint64_t addend; // host address = linear address + addend
+};
+#define X86_FRAME_NO_PAGE UINT64_C(0x8000000000000fff) // not canonical, so no page and near none
+
+#define X86_FRAME_SETS 3    // supervisor, supervisor under SMAP, user: as enum x86_tlb_set
+#define X86_FRAME_SLOTS 128 // of a kind in a set
+enum x86_frame_kind {
+    X86_FRAME_READ,
+    X86_FRAME_WRITE,
+    X86_FRAME_KINDS
+};
+
+#define X86_FRAME_MAPPED 512
+#define X86_FRAME_TARGETS 2048 // entries of a table of indirect branch targets
+
+struct x86_branch_target {
+    uint64_t rip;
+    uint64_t code; // host address; of the entry that checks the mapping
+};
+
+struct x86_code_frame {
+    struct x86_page_slot slot[X86_FRAME_SETS][X86_FRAME_KINDS][X86_FRAME_SLOTS];
+    // Identities of code pages (linear page, physical page, mode) whose mapping is known to hold, by a hash
+    // of the linear page number; 0: none.
+    uint32_t mapped[X86_FRAME_MAPPED];
+    struct x86_branch_target target[X86_FRAME_SETS][X86_FRAME_TARGETS];
+    uint32_t target_context[X86_FRAME_SETS]; // whose targets these are
+
+    struct x86_cpu *cpu; // that this is a part of
+    uint64_t host_sp;    // where the C code stands that called translated code
+    uint64_t scratch[4];
+    uint32_t site;            // in translated code that called out
+    uint16_t flags;           // as LAHF and SETO AL leave them in AX
+    _Atomic uint32_t poll;    // not 0: translated code is to be left at the next poll
+    _Atomic uint32_t in_code; // translated code, or a helper that will return to it, runs
+};
+
+static inline void x86_code_frame_flush(struct x86_code_frame *frame)
+{
+    for (unsigned set = 0; set < X86_FRAME_SETS; set++)
+        for (unsigned kind = 0; kind < X86_FRAME_KINDS; kind++)
+            for (unsigned i = 0; i < X86_FRAME_SLOTS; i++)
+                atomic_store_explicit(&frame->slot[set][kind][i].page, X86_FRAME_NO_PAGE,
+                                      memory_order_relaxed);
+    for (unsigned i = 0; i < X86_FRAME_MAPPED; i++)
+        frame->mapped[i] = 0;
+}
