@@ -69,6 +69,8 @@ struct oracle_part {
 };
 #define ORACLE_SETUP 0xffff // shape for the next instruction
 
+#define ORACLE_LOOP_COUNTER (ORACLE_WINDOW_BASE + PAGE_SIZE + 0xff8) // 4 bytes: rounds to go
+
 struct oracle_case {
     uint64_t number, seed;
     uint16_t form;     // the row the bytes were made from; extra prefixes may turn it into another

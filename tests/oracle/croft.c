@@ -344,7 +344,7 @@ void oracle_croft_run(const struct oracle_case *c, unsigned round, struct oracle
         // Half of the cases begin with nothing cached, the others with what the cases before left.
         if (round == 0 && c->number * UINT64_C(0x9e3779b97f4a7c15) >> 63)
             ops->set_state(vcpu);
-        ops->run(vcpu, BUDGET, &exit);
+        ops->run(vcpu, c->looped ? 20 * BUDGET : BUDGET, &exit);
         reason = exit.reason;
     }
     ops->get_state(vcpu);

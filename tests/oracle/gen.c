@@ -232,7 +232,7 @@ static void make_case(struct gen *g)
     if (options.loops && c->patches < ARRAY_SIZE(c->patch)) {
         uint32_t rounds = 2 + (uint32_t)below(g, 60);
         c->loop = (uint8_t)rounds;
-        patch(g, LOOP_COUNTER, &rounds, 4);
+        patch(g, ORACLE_LOOP_COUNTER, &rounds, 4);
     }
 }
 

@@ -74,8 +74,6 @@ void start_gen(struct gen *g, struct oracle_case *c,
 // Whether no byte of the sequence lies there (gen_sequence.c).
 bool place_is_free(const struct oracle_case *c, unsigned offset, unsigned room);
 
-#define LOOP_COUNTER (ORACLE_WINDOW_BASE + PAGE_SIZE + 0xff8) // 4 bytes: rounds to go
-
 // --- what takes part (gen_exclude.c) -------------------------------------------------------------
 bool form_takes_part(const struct x86_form *form, enum x86_code_size code_size);
 // Whether the bytes are fit to run: they may be an excluded instruction by way of a prefix.

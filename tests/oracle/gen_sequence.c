@@ -266,11 +266,13 @@ static bool find_place(const struct oracle_case *c, const struct oracle_state *n
            place_is_free(c, (unsigned)*offset, ROOM) && (code64 || now->rip + ROOM <= cs.limit);
 }
 
-// Whether in another round the row may leave something else undefined than in the first.
+// Whether in another round the row may do what single cases are kept from, or leave something else undefined
+// than in the first.
 static bool varies(const struct oracle_part *p)
 {
     const struct x86_form *form = &x86_forms[p->form];
-    static const char *const scans[] = {"bsf", "bsr", "shld", "shrd"};
+    static const char *const scans[] = {"bsf",    "bsr",    "shld",   "shrd",
+                                        "xgetbv", "xrstor", "xrstors"};
     if (p->form == ORACLE_SETUP)
         return false;
     for (unsigned i = 0; i < ARRAY_SIZE(scans); i++)
@@ -294,7 +296,7 @@ bool oracle_gen_loop(struct oracle_case *c, const struct oracle_state *now)
     for (unsigned i = 0; i < c->parts; i++)
         if (varies(&c->part[i]))
             return false;
-    if (!setup_on_memory(&s, c, now->ds, LOOP_COUNTER, 0xff, 1)) // DEC: all flags but CF
+    if (!setup_on_memory(&s, c, now->ds, ORACLE_LOOP_COUNTER, 0xff, 1)) // DEC: all flags but CF
         return false;
     struct oracle_part *jump = setup_new(&s);
     unsigned size = c->code_size == X86_CODE16 ? 2 : 4;

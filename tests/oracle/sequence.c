@@ -20,6 +20,7 @@ struct growing {
     bool ended;
     struct oracle_state now; // before the part that was added last
     unsigned parts;          // there were then
+    bool loses_count;        // something writes to the loop's counter
 };
 
 // The case of one that a part is, from the state before it.
@@ -110,6 +111,14 @@ static bool accept(struct oracle_case *c, struct growing *g, const struct oracle
     return true;
 }
 
+static void look_at_counter(const struct oracle_case *c, struct growing *g,
+                            const struct oracle_result *r)
+{
+    uint32_t rounds;
+    memcpy(&rounds, r->memory + oracle_memory_offset(ORACLE_LOOP_COUNTER), 4);
+    g->loses_count |= rounds != c->loop;
+}
+
 static void grow_batch(struct oracle_case *cases, struct oracle_result *native, unsigned count)
 {
     static struct growing growing[BATCH];
@@ -117,8 +126,10 @@ static void grow_batch(struct oracle_case *cases, struct oracle_result *native, 
     static struct oracle_result results[BATCH];
     static unsigned which[BATCH];
     oracle_native_run(cases, native, count);
-    for (unsigned i = 0; i < count; i++)
+    for (unsigned i = 0; i < count; i++) {
         start(&cases[i], &growing[i], &native[i]);
+        look_at_counter(&cases[i], &growing[i], &native[i]);
+    }
     for (;;) {
         unsigned n = 0;
         for (unsigned i = 0; i < count; i++) {
@@ -140,6 +151,7 @@ static void grow_batch(struct oracle_case *cases, struct oracle_result *native, 
             struct oracle_case *c = &cases[which[k]];
             if (accept(c, g, &results[k])) {
                 g->made++;
+                look_at_counter(c, g, &results[k]);
                 g->now = results[k].out;
                 g->ended |= g->now.cs != c->in.cs;
             } else {
@@ -149,7 +161,7 @@ static void grow_batch(struct oracle_case *cases, struct oracle_result *native, 
         }
     }
     for (unsigned i = 0; i < count; i++)
-        if (!growing[i].ended)
+        if (!growing[i].ended && !growing[i].loses_count)
             oracle_gen_loop(&cases[i], &growing[i].now);
     oracle_native_run(cases, native, count);
     for (unsigned i = 0; i < count; i++)
