@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // See stress.h.
 #include "stress.h"
+#include "private.h"
 
 bool stress_nx, stress_sse, stress_avx;
 u8 *stress_at;
@@ -99,10 +100,14 @@ u32 stress_cases(u32 cases)
     return cases * (times ? times : 1);
 }
 
-static u32 told;
+static u32 told; // in this section
 
 bool stress_tell(void)
 {
+    static const char *section;
+    if (section != lab_section_name)
+        told = 0;
+    section = lab_section_name;
     return told++ < 12;
 }
 
