@@ -226,6 +226,9 @@ static void classify(const struct bt_tr *t, struct bt_op *op)
     default:
         break;
     }
+    // A code segment is read only, and not always readable (SDM vol. 3, 5.5): flat says nothing of that.
+    if (x->has_mem && x->seg == X86_CS && !tr_64(t) && op->kind != KIND_STEP)
+        op->kind = form->attr & X86_INSN_BRANCH ? KIND_BRANCH : KIND_EXEC;
 }
 
 // --- accesses ---------------------------------------------------------------------------------------------------
