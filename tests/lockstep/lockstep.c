@@ -23,6 +23,7 @@ static const char help[] =
     "  --stretch N          longest stretch (default 5000); most are much shorter\n"
     "  --fixed              all stretches are of that length\n"
     "  --split              the second machine runs each of them in pieces\n"
+    "  --flush              its engine forgets translations and code after each\n"
     "  --seed N             of the lengths, and of the guest's random numbers\n"
     "  --memory-interval N  instructions between comparisons of all RAM (default 20000000)\n"
     "  --mask-flags HEX     RFLAGS bits not to compare\n"
@@ -276,6 +277,7 @@ int main(int argc, char **argv)
                                           {"stretch", 1, NULL, 's'},
                                           {"fixed", 0, NULL, 'f'},
                                           {"split", 0, NULL, 'l'},
+                                          {"flush", 0, NULL, 'h'},
                                           {"seed", 1, NULL, 'r'},
                                           {"memory-interval", 1, NULL, 'v'},
                                           {"mask-flags", 1, NULL, 'x'},
@@ -327,6 +329,9 @@ int main(int argc, char **argv)
             break;
         case 'l':
             options.split = true;
+            break;
+        case 'h':
+            options.flush = true;
             break;
         case 'r':
             options.config.seed = plan.seed = number(optarg);

@@ -57,6 +57,8 @@ bool pair_step(struct pair *pair, uint64_t instructions)
         pair->end[i] = i == 1 && pair->options->split ? step_in_pieces(pair, machine, instructions)
                                                       : machine_step(machine, instructions);
         machine->engine_ops->get_state(machine->vcpus[0].engine_vcpu);
+        if (i == 1 && pair->options->flush)
+            machine->engine_ops->set_state(machine->vcpus[0].engine_vcpu);
     }
     return pair->end[0] == MACHINE_RUNNING && pair->end[1] == MACHINE_RUNNING;
 }

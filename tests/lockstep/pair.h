@@ -17,6 +17,7 @@ struct pair_options {
     const char *engine[2];        // names; "faulty" is the one of faulty.h
     const char *console;          // where the first machine's serial output goes
     bool split;                   // the second machine runs each stretch in pieces
+    bool flush;                   // its engine forgets translations and code after each stretch
     uint64_t mask_flags;          // RFLAGS bits that are not compared
     const char *const *skip;      // fields that are not, NULL-terminated
 };
