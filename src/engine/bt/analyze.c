@@ -140,6 +140,24 @@ static const struct x86_operand_desc *memory_operand(const struct x86_insn *x, u
     return NULL;
 }
 
+static bool loads_segment(const struct x86_form *form)
+{
+    const enum x86_operand_kind first = form->operand[0].kind;
+    switch (form->mnemonic_id) {
+    case X86_MN_LDS:
+    case X86_MN_LES:
+    case X86_MN_LFS:
+    case X86_MN_LGS:
+    case X86_MN_LSS:
+        return true;
+    case X86_MN_MOV:
+    case X86_MN_POP:
+        return first == X86_OPND_SREG || first == X86_OPND_FIXED_SREG;
+    default:
+        return false;
+    }
+}
+
 static bool is_shift(unsigned mn)
 {
     return mn == X86_MN_SHL || mn == X86_MN_SHR || mn == X86_MN_SAR;
@@ -149,7 +167,8 @@ static void classify(const struct bt_tr *t, struct bt_op *op)
 {
     const struct x86_insn *x = &op->x;
     const struct x86_form *form = x86_insn_form(x);
-    const bool ends = interp_ends_block(x);
+    // What loads a segment register may end the flat context that the block was translated for.
+    const bool ends = interp_ends_block(x) || (!tr_64(t) && loads_segment(form));
     const unsigned stack = 1u << ((t->key->bits & BT_CTX_STACK) >> BT_CTX_STACK_SHIFT);
     const unsigned word = tr_64(t) ? 8 : t->code == X86_CODE32 ? 4 : 2;
     struct rule rule = {0, 0};
@@ -226,6 +245,8 @@ static void classify(const struct bt_tr *t, struct bt_op *op)
     default:
         break;
     }
+    if (ends && op->kind == KIND_EXEC)
+        op->kind = KIND_STEP;
     // A code segment is read only, and not always readable (SDM vol. 3, 5.5): flat says nothing of that.
     if (x->has_mem && x->seg == X86_CS && !tr_64(t) && op->kind != KIND_STEP)
         op->kind = form->attr & X86_INSN_BRANCH ? KIND_BRANCH : KIND_EXEC;
