@@ -66,6 +66,8 @@ enum bt_site_kind {
 
 struct bt_block;
 
+#define BT_NO_RESUME UINT32_MAX // a branch that ends the block: nothing stands behind it
+
 // A place in translated code that may call out.
 struct bt_site {
     struct bt_block *block;

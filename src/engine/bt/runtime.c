@@ -57,7 +57,7 @@ static bool may_return(struct x86_cpu *cpu)
 static uint64_t resume(struct x86_cpu *cpu, const struct bt_site *site)
 {
     const struct bt_block *block = site->block;
-    if (cpu->rip != block->rip + site->next || !may_return(cpu) ||
+    if (cpu->rip != block->rip + site->next || site->resume == BT_NO_RESUME || !may_return(cpu) ||
         atomic_load_explicit(&block->dead, memory_order_relaxed))
         return 0;
     if (bt_of(cpu)->key.bits & BT_CTX_COUNTED) {

@@ -138,13 +138,17 @@ static void body(struct bt_tr *t)
         tr_exit(t, (t->rip + t->bytes) & t->v->cpu->lin_mask);
 }
 
-// Sites of accesses go on at boundaries that were not known when they were made.
+// Sites of accesses go on at boundaries that were not known when they were made; behind a branch that ends the
+// block stands nothing (a CALL of the next instruction gets there, too).
 static void sites_finish(struct bt_tr *t)
 {
+    const bool open = t->op[t->count - 1].kind <= KIND_JCC;
     for (uint32_t i = t->site_first; i < t->bt->site_count; i++) {
         struct bt_site *site = &t->bt->sites[i];
         if (site->kind == BT_SITE_ACCESS)
-            site->resume = tr_offset(t, t->boundary[site->done + site->count]);
+            site->resume = open || site->done + site->count < (int)t->count
+                               ? tr_offset(t, t->boundary[site->done + site->count])
+                               : BT_NO_RESUME;
     }
 }
 
