@@ -222,13 +222,15 @@ static void classify(const struct bt_tr *t, struct bt_op *op)
         else if (op->kind == KIND_POP && (!operand_of(form, X86_OPND_OPREG) || x->reg == X86_RSP))
             op->kind = KIND_EXEC;
         else if (op->kind == KIND_PUSH && operand_of(form, X86_OPND_RM) && x->has_mem)
-            op->kind = x->seg >= X86_FS || x->adsize == 2 ? KIND_EXEC : KIND_PUSH_MEM;
+            op->kind = x->seg >= X86_FS || x->adsize == 2 || (!tr_64(t) && x->seg == X86_CS)
+                           ? KIND_EXEC
+                           : KIND_PUSH_MEM;
         break;
     case KIND_JCC:
     case KIND_JMP:
     case KIND_CALL:
     case KIND_RET:
-        if (x->has_mem && (x->seg >= X86_FS || x->adsize == 2))
+        if (x->has_mem && (x->seg >= X86_FS || x->adsize == 2 || (!tr_64(t) && x->seg == X86_CS)))
             op->kind = KIND_BRANCH;
         else if (x->opsize != word || word == 2 || (op->kind >= KIND_CALL && stack != word)) {
             op->kind = KIND_BRANCH;

@@ -120,8 +120,9 @@ bool tr_encodable(const struct bt_tr *t, const struct bt_op *op)
     const struct bt_mem both = mem_sum(BT_S1, BT_S2, 0, 0);
     struct placement p;
     uint8_t bytes[BT_ENCODE_MAX];
-    // FS and GS outside 64-bit code have limits.
-    if (op->x.has_mem && !tr_64(t) && (op->x.seg >= X86_FS || op->x.adsize == 2))
+    // FS and GS outside 64-bit code have limits, CS has rights that are not checked at all otherwise.
+    if (op->x.has_mem && !tr_64(t) &&
+        (op->x.seg >= X86_FS || op->x.seg == X86_CS || op->x.adsize == 2))
         return false;
     // With a base of its own the offset must be canonical too: left to the interpreter where it is not
     // certain.
