@@ -214,7 +214,7 @@ struct bt_block *bt_find(struct bt *bt, gpa_t gpa, uint64_t rip, uint32_t contex
         atomic_load_explicit(&bt->hash[block_hash(gpa, rip, context)], memory_order_acquire);
     while (block && !(block->rip == rip && block->gpa == gpa && block->context == context &&
                       !atomic_load_explicit(&block->dead, memory_order_relaxed)))
-        block = block->hash_next;
+        block = __atomic_load_n(&block->hash_next, __ATOMIC_ACQUIRE);
     return block;
 }
 
@@ -242,6 +242,22 @@ uint32_t bt_identity_get(struct bt *bt, uint64_t page, uint64_t gfn, uint32_t co
     return id->id;
 }
 
+// Code that is rewritten all the time would leave a chain of dead blocks. A reader that stands on one goes on from
+// it: what is unlinked stays as it is until the cache is flushed.
+static void hash_remove(struct bt *bt, const struct bt_block *block)
+{
+    struct bt_block *_Atomic *head = &bt->hash[block_hash(block->gpa, block->rip, block->context)];
+    struct bt_block *at = atomic_load_explicit(head, memory_order_relaxed);
+    if (at == block) {
+        atomic_store_explicit(head, block->hash_next, memory_order_release);
+        return;
+    }
+    while (at && at->hash_next != block)
+        at = at->hash_next;
+    if (at)
+        __atomic_store_n(&at->hash_next, block->hash_next, __ATOMIC_RELEASE);
+}
+
 static void block_kill(struct bt *bt, struct bt_block *block)
 {
     uint8_t *head = bt->rw + block->head;
@@ -255,6 +271,7 @@ static void block_kill(struct bt *bt, struct bt_block *block)
     memcpy((uint8_t *)&word + (head - aligned), jump, 5);
     __atomic_store_n((uint64_t *)(void *)aligned, word, __ATOMIC_SEQ_CST);
     atomic_store(&block->dead, true);
+    hash_remove(bt, block);
 }
 
 void bt_kill(struct bt *bt, gpa_t gpa, uint64_t size)
