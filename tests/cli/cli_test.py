@@ -183,6 +183,11 @@ def endings():
     run_hello("reset by CF9", "reset-cf9", 5, "", "", "--no-reboot")
     run_hello("reset by the 8042", "reset-8042", 5, "", "", "--no-reboot")
     run_hello("reset by port 92h", "reset-port92", 5, "", "", "--no-reboot")
+    for way in ("reset-cf9", "reset-8042", "reset-port92"):
+        run_hello(f"deterministic {way}", way, 5, "", "", "--no-reboot", "--deterministic")
+    run_hello("deterministic triple fault", "triple", 6, "triple-faulted", "", "--no-reboot", "--deterministic")
+    run_hello("deterministic time-out, halted", "halt", 4, "--timeout", "", "--timeout", "2", "--deterministic")
+    run_hello("deterministic time-out, spinning", "spin", 4, "--timeout", "", "--timeout", "2", "--deterministic")
     run_hello("time-out, halted", "halt", 4, "--timeout", "", "--timeout", "2")
     run_hello("time-out, spinning", "spin", 4, "--timeout", "", "--timeout", "2")
     run_hello("time-out, writing", "flood", 4, "--timeout", r"\.\.\.", "--timeout", "2")
@@ -192,6 +197,10 @@ def endings():
             [f"{times} boots, status {result.returncode}"])
     result = croft("run", "--kernel", args.hello, "--append", "triple", "--timeout", "3", "--memory", "16M")
     times = result.stdout.count(b"hello from PVH")
+    again = croft("run", "--kernel", args.hello, "--append", "reset-cf9", "--timeout", "3", "--memory", "16M",
+                  "--deterministic")
+    verdict("a reset starts over, deterministic", [] if again.stdout.count(b"hello from PVH") > 2 and
+            again.returncode == 4 else [f"status {again.returncode}"])
     verdict("a triple fault starts over", [] if times > 2 and result.returncode == 4 else
             [f"{times} boots, status {result.returncode}"])
     log = os.path.join(work, "serial.log")
