@@ -50,7 +50,8 @@ struct engine_ops {
                                        struct error *err);
     void (*vcpu_destroy)(struct engine_vcpu *vcpu);
     // Executes until there is a reason to stop. max_instructions 0: no limit; else stops precisely after
-    // that many instructions.
+    // that many instructions. cpu->icount is exact then, and when the platform says `counted`; an engine
+    // that translates counts no instructions otherwise.
     void (*run)(struct engine_vcpu *vcpu, uint64_t max_instructions, struct vm_exit *exit);
     // Instructions retired so far, exactly, for the clock of deterministic runs (x86_platform.counted). Called
     // on the vCPU's thread, also from what the board does during an instruction, which does not count yet.
