@@ -41,7 +41,8 @@ bool terminal_raw(void)
     atexit(terminal_restore);
     for (size_t i = 0; i < ARRAY_SIZE(fatal_signals); i++) {
         struct sigaction action = {.sa_sigaction = terminal_fatal,
-                                   .sa_flags = SA_SIGINFO | SA_NODEFER};
+                                   // the thread's own may be the guest's
+                                   .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
         sigaction(fatal_signals[i], NULL, &previous[i]);
         // SIGFPE is an event of guest arithmetic when an engine handles it.
         if (fatal_signals[i] != SIGFPE || previous[i].sa_handler == SIG_DFL)

@@ -4,6 +4,7 @@
 #include "machine/internal.h"
 #include "x86/system.h"
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -216,12 +217,25 @@ static bool vcpu_exited(struct vcpu *vcpu, const struct vm_exit *exit)
     }
 }
 
+// Leaves only the signals of the thread's own instructions: what others send is for threads whose stack
+// pointer is the host's.
+static void block_signals(void)
+{
+    static const int own[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGABRT};
+    sigset_t set;
+    sigfillset(&set);
+    for (size_t i = 0; i < ARRAY_SIZE(own); i++)
+        sigdelset(&set, own[i]);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
 static void *vcpu_thread(void *opaque)
 {
     struct vcpu *vcpu = opaque;
     struct machine *machine = vcpu->machine;
     struct vm_exit exit;
 
+    block_signals();
     current_cpu = (int)vcpu->index;
     while (vcpu_checkpoint(vcpu)) {
         if (machine->config.deterministic)

@@ -200,6 +200,11 @@ void bt_cache_flush(struct bt *bt);     // with the lock
 void bt_code_marked(void *opaque, gpa_t gpa);
 void bt_code_written(void *opaque, void *writer, gpa_t gpa, uint64_t size);
 
+// --- host.c
+bool bt_host_prepare(void);                  // this thread, for translated code
+uint64_t bt_host_enter(struct x86_cpu *cpu); // sets the GS base; what it was is for bt_host_leave()
+void bt_host_leave(uint64_t before);
+
 // --- stubs.c
 void bt_stubs_emit(struct bt *bt);
 

@@ -5,26 +5,10 @@
 #include "x86/fpu.h"
 #include "x86/mem.h"
 #include "x86/system.h"
-#include <asm/prctl.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/auxv.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#ifndef HWCAP2_FSGSBASE
-#define HWCAP2_FSGSBASE (1 << 1)
-#endif
-
-static void gs_set(void *base)
-{
-    if (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE)
-        __asm__ volatile("wrgsbase %0" : : "r"(base));
-    else
-        syscall(SYS_arch_prctl, ARCH_SET_GS, base);
-}
 
 // --- contexts -------------------------------------------------------------------------------------------------
 
@@ -230,8 +214,14 @@ static void engine_run(struct engine_vcpu *vcpu, uint64_t max_instructions, stru
     struct interp *it = (struct interp *)vcpu;
     struct bt_vcpu *v = it->translator;
     struct x86_cpu *cpu = v->cpu;
+    uint64_t gs;
     exit->message = NULL;
-    gs_set(cpu);
+    if (!bt_host_prepare()) {
+        exit->reason = VM_EXIT_ERROR;
+        exit->message = "no stack for signals on this thread";
+        return;
+    }
+    gs = bt_host_enter(cpu);
     bt_current_set(v);
     interp_current_set(it);
     cpu->soft.limit = max_instructions ? cpu->icount + max_instructions : UINT64_MAX;
@@ -251,6 +241,7 @@ static void engine_run(struct engine_vcpu *vcpu, uint64_t max_instructions, stru
     x86_fpu_sync(cpu);
     bt_current_set(NULL);
     interp_current_set(NULL);
+    bt_host_leave(gs);
 }
 
 // --- the engine -----------------------------------------------------------------------------------------------------
