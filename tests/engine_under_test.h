@@ -30,6 +30,21 @@ static inline const struct engine_ops *engine_under_test(void)
     return ops;
 }
 
+// The translator checks all code that it makes, but where CROFT_BT_VERIFY=0 (speed).
+static inline struct engine_options engine_options_for_test(const struct engine_ops *ops)
+{
+    const char *verify = getenv("CROFT_BT_VERIFY");
+    return (struct engine_options){.bt_verify =
+                                       ops == &engine_bt && !(verify && !strcmp(verify, "0"))};
+}
+
+static inline struct engine *engine_create_for_test(const struct engine_ops *ops,
+                                                    struct memory *memory, struct error *err)
+{
+    const struct engine_options options = engine_options_for_test(ops);
+    return ops->create(memory, &options, err);
+}
+
 // Whether it is the reference interpreter, for what a test asks of that one alone.
 static inline bool engine_is_interp(void)
 {

@@ -25,6 +25,10 @@ const char cli_run_help[] =
     "  --cpu MODEL         max (default), x86-64-v1, -v2, -v3, pentium, 486; then ,-FEATURE or\n"
     "                      ,+FEATURE, as in max,-avx2; also vendor=intel|amd and pv=on|off\n"
     "  --engine NAME       auto (default) or a name from `croft engines`\n"
+    "  --bt-cache SIZE     the translator's code cache: 32M (default), from 4M to 1G\n"
+    "  --bt-verify         check every translated block; the run ends where one breaks a rule\n"
+    "  --bt-dump[=FILE]    write guest and host code side by side, to stderr or FILE\n"
+    "  --bt-dump-rip LOW[-HIGH]  only of blocks that begin at these guest addresses\n"
     "  --serial WHERE      first serial port: stdio (default), file=PATH, socket=PATH, none\n"
     "  --name NAME         the VM's name in messages\n"
     "the run:\n"
@@ -50,6 +54,10 @@ enum {
     OPT_CPUS,
     OPT_CPU,
     OPT_ENGINE,
+    OPT_BT_CACHE,
+    OPT_BT_VERIFY,
+    OPT_BT_DUMP,
+    OPT_BT_DUMP_RIP,
     OPT_SERIAL,
     OPT_NAME,
     OPT_TIMEOUT,
@@ -69,6 +77,10 @@ static const struct option options[] = {
     {"cpus", required_argument, NULL, OPT_CPUS},
     {"cpu", required_argument, NULL, OPT_CPU},
     {"engine", required_argument, NULL, OPT_ENGINE},
+    {"bt-cache", required_argument, NULL, OPT_BT_CACHE},
+    {"bt-verify", no_argument, NULL, OPT_BT_VERIFY},
+    {"bt-dump", optional_argument, NULL, OPT_BT_DUMP},
+    {"bt-dump-rip", required_argument, NULL, OPT_BT_DUMP_RIP},
     {"serial", required_argument, NULL, OPT_SERIAL},
     {"name", required_argument, NULL, OPT_NAME},
     {"timeout", required_argument, NULL, OPT_TIMEOUT},
@@ -91,8 +103,9 @@ static int parse_number(const char *text, const char *flag, uint64_t min, uint64
     return 0;
 }
 
-// "512M", "2G", "65536K"; a bare number means MiB, as other VMMs read it.
-static int parse_size(const char *text, uint64_t *bytes, struct error *err)
+// "512M", "2G", "65536K"; a bare number means MiB, as other VMMs read it. In whole pages.
+static int parse_size(const char *text, const char *flag, uint64_t min, uint64_t max,
+                      const char *range, uint64_t *bytes, struct error *err)
 {
     char *end;
     unsigned shift = 20;
@@ -109,11 +122,28 @@ static int parse_size(const char *text, uint64_t *bytes, struct error *err)
     else if (*end == 'T' || *end == 't')
         shift = 40, end++;
     if (bad || *end || n > UINT64_MAX >> shift)
-        return error_set(err, ERROR_USAGE, "--memory '%s': use a size such as 512M or 4G", text);
+        return error_set(err, ERROR_USAGE, "%s '%s': use a size such as 512M or 4G", flag, text);
     *bytes = n << shift;
-    if (*bytes < MACHINE_MEMORY_MIN || *bytes > MACHINE_MEMORY_MAX || *bytes & PAGE_OFFSET_MASK)
-        return error_set(err, ERROR_USAGE, "--memory '%s': from 2M to 1024G, in whole pages of 4K",
-                         text);
+    if (*bytes < min || *bytes > max || *bytes & PAGE_OFFSET_MASK)
+        return error_set(err, ERROR_USAGE, "%s '%s': %s, in whole pages of 4K", flag, text, range);
+    return 0;
+}
+
+// "0x1000" or "0x1000-0x1fff".
+static int parse_range(const char *text, const char *flag, uint64_t *low, uint64_t *high,
+                       struct error *err)
+{
+    char *end;
+    errno = 0;
+    *low = *high = strtoull(text, &end, 16);
+    bool bad = end == text || *text == '-';
+    if (!bad && *end == '-') {
+        text = end + 1;
+        *high = strtoull(text, &end, 16);
+        bad = end == text || *text == '-';
+    }
+    if (bad || errno || *end || *high < *low || *high == 0)
+        return error_set(err, ERROR_USAGE, "%s: use hexadecimal addresses, LOW or LOW-HIGH", flag);
     return 0;
 }
 
@@ -171,7 +201,8 @@ static int parse_options(int argc, char **argv, struct run_options *run, struct 
             m->append = value;
             break;
         case OPT_MEMORY:
-            if (parse_size(value, &m->memory, err))
+            if (parse_size(value, "--memory", MACHINE_MEMORY_MIN, MACHINE_MEMORY_MAX,
+                           "from 2M to 1024G", &m->memory, err))
                 return -1;
             break;
         case OPT_CPUS:
@@ -184,6 +215,22 @@ static int parse_options(int argc, char **argv, struct run_options *run, struct 
             break;
         case OPT_ENGINE:
             m->engine = value;
+            break;
+        case OPT_BT_CACHE:
+            if (parse_size(value, "--bt-cache", ENGINE_BT_CACHE_MIN, ENGINE_BT_CACHE_MAX,
+                           "from 4M to 1G", &m->engine_options.bt_cache, err))
+                return -1;
+            break;
+        case OPT_BT_VERIFY:
+            m->engine_options.bt_verify = true;
+            break;
+        case OPT_BT_DUMP:
+            m->engine_options.bt_dump = optarg ? value : "-";
+            break;
+        case OPT_BT_DUMP_RIP:
+            if (parse_range(value, "--bt-dump-rip", &m->engine_options.bt_dump_low,
+                            &m->engine_options.bt_dump_high, err))
+                return -1;
             break;
         case OPT_SERIAL:
             m->serial = value;

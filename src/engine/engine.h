@@ -38,12 +38,25 @@ struct engine_counter {
 };
 #define ENGINE_COUNTERS_MAX 64
 
+// Of one VM, beside what every engine needs. All zero: the defaults.
+struct engine_options {
+    uint64_t bt_cache;   // bytes of the translator's code cache; 0: BT_CACHE_DEFAULT
+    bool bt_verify;      // every translated block is checked before it runs
+    const char *bt_dump; // file for guest and host code side by side; "-": stderr; NULL: none
+    uint64_t bt_dump_low,
+        bt_dump_high; // guest addresses of the blocks to be dumped: [low, high]; 0, 0: all
+};
+#define ENGINE_BT_CACHE_MIN (UINT64_C(4) << 20)
+#define ENGINE_BT_CACHE_MAX (UINT64_C(1) << 30)
+
 struct engine_ops {
     const char *name;    // "interp"
     const char *summary; // one line for `croft engines`
     // Is it usable on this host? Fills `why` with one line either way.
     bool (*usable)(char *why, size_t why_size);
-    struct engine *(*create)(struct memory *memory, struct error *err);
+    // `options`: NULL for the defaults; its strings must live until destroy().
+    struct engine *(*create)(struct memory *memory, const struct engine_options *options,
+                             struct error *err);
     void (*destroy)(struct engine *engine);
     // `cpu` is owned by the caller, reset or loaded, with platform and model set.
     struct engine_vcpu *(*vcpu_create)(struct engine *engine, struct x86_cpu *cpu,
@@ -72,3 +85,7 @@ extern const struct engine_ops engine_interp, engine_bt;
 // All engines in the order `auto` prefers them, NULL-terminated.
 extern const struct engine_ops *const engines[];
 const struct engine_ops *engine_find(const char *name, struct error *err); // "auto" or a name
+// Are these options that the engine has, with values that it takes? Else -1 with an ERROR_USAGE that names the
+// command line's option.
+int engine_options_check(const struct engine_ops *ops, const struct engine_options *options,
+                         struct error *err);

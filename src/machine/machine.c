@@ -231,6 +231,8 @@ static int machine_build(struct machine *machine, struct error *err)
         config->engine_ops ? config->engine_ops : engine_find(config->engine, err);
     if (!machine->engine_ops || x86_cpu_model_parse(&machine->model, config->cpu, err))
         return -1;
+    if (engine_options_check(machine->engine_ops, &config->engine_options, err))
+        return -1;
     if (config->cpus > 1 && !machine->model.feature[X86_FEATURE_apic])
         return error_set(err, ERROR_USAGE,
                          "--cpus %u: the processor model '%s' has no local APIC, and several "
@@ -261,7 +263,8 @@ static int machine_build(struct machine *machine, struct error *err)
     if (config->deterministic)
         counted_watch(machine);
     pv_init(&machine->pv, machine->memory, machine->clock);
-    machine->engine = machine->engine_ops->create(machine->memory, err);
+    machine->engine =
+        machine->engine_ops->create(machine->memory, &config->engine_options, err);
     if (!machine->engine || board_create(machine, err))
         return -1;
     for (unsigned i = 0; i < config->cpus; i++) {

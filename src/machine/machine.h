@@ -19,6 +19,7 @@ enum boot_protocol {
 struct machine_config {
     const char *name;   // shown in messages
     const char *engine; // "auto" or an engine's name
+    struct engine_options engine_options;
     const char *cpu;    // model string, see x86_cpu_model_parse()
     uint64_t memory;    // bytes of RAM
     unsigned cpus;      // 1..MACHINE_CPUS_MAX

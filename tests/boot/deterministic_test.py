@@ -16,7 +16,9 @@ import boot_test
 
 def run(args, initrd, *more, engine=None):
     result = subprocess.run(
-        [args.croft, "run", "--engine", engine or args.engine, "--memory", "512M", "--no-reboot", "--timeout", "280", "--kernel",
+        [args.croft, "run", "--engine", engine or args.engine,
+         *(["--bt-verify"] if (engine or args.engine) == "bt" else []), "--memory", "512M", "--no-reboot", "--timeout", "280",
+         "--kernel",
          boot_test.stock_kernel(args), "--initrd", initrd, "--append", boot_test.APPEND, "--stats=json", *more],
         stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if result.returncode != 0 or b"=== end" not in result.stdout:

@@ -44,7 +44,8 @@ def verdict(name, problems):
 
 def croft(*words, stdin=subprocess.DEVNULL, timeout=120):
     if words[:1] == ("run",) and words[1:] != ("--help",):
-        words = (*RUN, *words[1:])
+        verify = args.engine == "bt" and "--engine" not in words
+        words = (*RUN, *(["--bt-verify"] if verify else []), *words[1:])
     return subprocess.run([args.croft, *words], stdin=stdin, capture_output=True, timeout=timeout, check=False)
 
 
@@ -116,6 +117,19 @@ def usage():
     expect("stray word", ["run", "--kernel", args.hello, "stray"], 2, "'stray'")
     for size in ("0", "1M", "x", "12Q", "-1", "99999999G", "3K5", "1025G"):
         expect(f"memory {size}", ["run", "--kernel", args.hello, "--memory", size], 2, "--memory")
+    for size in ("3M", "1025M", "0", "x", "32Q", "4097K"):
+        expect(f"translator's cache {size}", ["run", "--kernel", args.hello, "--engine", "bt", "--bt-cache", size], 2,
+               "--bt-cache")
+    for option in ("--bt-cache=8M", "--bt-verify", "--bt-dump"):
+        expect(f"{option} elsewhere", ["run", "--kernel", args.hello, "--engine", "interp", option], 2,
+               option.split("=")[0] + " is an option of the bt engine, and this run has the interp engine")
+    for where in ("x", "10-", "20-10", "-1", "0"):
+        expect(f"dump of {where!r}", ["run", "--kernel", args.hello, "--engine", "bt", "--bt-dump",
+                                      f"--bt-dump-rip={where}"], 2, "--bt-dump-rip")
+    expect("dump range without a dump", ["run", "--kernel", args.hello, "--engine", "bt", "--bt-dump-rip=1000"], 2,
+           "give both")
+    expect("dump to nowhere", ["run", "--kernel", args.hello, "--engine", "bt", "--bt-dump=/nowhere/x"], 3,
+           "--bt-dump: cannot write /nowhere/x")
     for cpus in ("0", "65", "two", "-1", "1.5"):
         expect(f"cpus {cpus}", ["run", "--kernel", args.hello, "--cpus", cpus], 2, "--cpus")
     for model in ("z80", "max,-nosuch", "max,vendor=cyrix", "max,+monitor"):

@@ -121,7 +121,7 @@ struct rig *rig_create(enum rig_mode mode)
             long_mode(rig);
     }
     rig->cpu->gpr[X86_RSP] = RIG_STACK;
-    rig->engine = engine_under_test()->create(rig->memory, &err);
+    rig->engine = engine_create_for_test(engine_under_test(), rig->memory, &err);
     rig->vcpu = rig->engine ? engine_under_test()->vcpu_create(rig->engine, rig->cpu, &err) : NULL;
     if (!rig->vcpu)
         die(err.message);

@@ -468,7 +468,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "storm: %s\n", err.message);
         return 1;
     }
-    struct engine *engine = engine_under_test()->create(memory, &err);
+    struct engine *engine = engine_create_for_test(engine_under_test(), memory, &err);
     if (!engine) {
         fprintf(stderr, "storm: %s\n", err.message);
         return 1;

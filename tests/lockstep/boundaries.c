@@ -6,6 +6,7 @@
 //   boundaries PROGRAM ENGINE-A ENGINE-B [--fault KIND@N] [--every N]
 //
 // PROGRAM is boundaries.asm, which says what lies where.
+#include "../engine_under_test.h"
 #include "../quiet_platform.h"
 #include "compare.h"
 #include "engine/engine.h"
@@ -197,7 +198,7 @@ static void side_create(struct side *side, const char *engine, const void *progr
     gate(side, VECTOR, get64(side, CODE + 24));
     gate(side, SOFT_VECTOR, get64(side, CODE + 32));
     side->cpu->rip = get64(side, CODE);
-    side->engine = side->ops->create(side->memory, &err);
+    side->engine = engine_create_for_test(side->ops, side->memory, &err);
     side->vcpu = side->engine ? side->ops->vcpu_create(side->engine, side->cpu, &err) : NULL;
     if (!side->vcpu)
         die(err.message);

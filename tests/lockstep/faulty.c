@@ -25,10 +25,11 @@ static struct memory *memory_of;
 static struct x86_cpu *cpu_of;
 static struct engine_ops ops;
 
-static struct engine *faulty_create(struct memory *memory, struct error *err)
+static struct engine *faulty_create(struct memory *memory, const struct engine_options *options,
+                                    struct error *err)
 {
     memory_of = memory;
-    return engine_interp.create(memory, err);
+    return engine_interp.create(memory, options, err);
 }
 
 static struct engine_vcpu *faulty_vcpu_create(struct engine *engine, struct x86_cpu *cpu,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pair.h"
+#include "../engine_under_test.h"
 #include "faulty.h"
 #include <string.h>
 
@@ -17,6 +18,8 @@ bool pair_create(struct pair *pair, const struct pair_options *options, struct e
         config.cpus = 1;
         config.engine = options->engine[i];
         config.serial = i == 0 && options->console ? options->console : "none";
+        if (strcmp(config.engine, "bt") == 0)
+            config.engine_options = engine_options_for_test(&engine_bt);
         if (strcmp(config.engine, "faulty") == 0)
             config.engine_ops = faulty_engine();
         pair->machine[i] = machine_create(&config, err);

@@ -143,7 +143,7 @@ int oracle_croft_init(bool ldt, const char *name, unsigned wanted_rounds)
     cpu->platform = &platform;
     cpu->model = &model;
     x86_reset(cpu, false);
-    engine = ops->create(memory, &err);
+    engine = engine_create_for_test(ops, memory, &err);
     vcpu = engine ? ops->vcpu_create(engine, cpu, &err) : NULL;
     if (!vcpu) {
         fprintf(stderr, "oracle: %s\n", err.message);

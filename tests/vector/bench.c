@@ -142,7 +142,7 @@ bool bench_engine(struct bench *b, const uint8_t *code, unsigned len, unsigned c
     struct vm_exit exit;
     struct error err = {0};
     if (b->engine == NULL) {
-        b->engine = engine_under_test()->create(b->memory, &err);
+        b->engine = engine_create_for_test(engine_under_test(), b->memory, &err);
         b->vcpu = engine_under_test()->vcpu_create(b->engine, &b->cpu, &err);
     }
     b->cpu.rip = 0x2000;

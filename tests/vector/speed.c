@@ -53,7 +53,7 @@ int main(void)
     struct error err = {0};
     double nop = 0;
     b->cpu.rflags = 2;
-    struct engine *engine = engine_under_test()->create(b->memory, &err);
+    struct engine *engine = engine_create_for_test(engine_under_test(), b->memory, &err);
     struct engine_vcpu *vcpu = engine_under_test()->vcpu_create(engine, cpu, &err);
     for (unsigned i = 0; i < sizeof(loops) / sizeof(loops[0]); i++) {
         uint8_t code[256];

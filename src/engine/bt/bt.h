@@ -22,9 +22,11 @@
 #pragma once
 
 #include "engine/bt/asm.h"
+#include "engine/engine.h"
 #include "engine/interp/block.h"
 #include "x86/state.h"
 #include <pthread.h>
+#include <stdio.h>
 
 #define BT_A HOST_RAX
 #define BT_S1 HOST_R11
@@ -106,6 +108,15 @@ struct bt_block {
     uint32_t gone;    // where the head jumps when the block is dead
     uint32_t end;     // of its code
     _Atomic bool dead;
+    struct bt_layout *layout; // with --bt-verify or --bt-dump, else NULL
+};
+
+// Which part of a block's code is for which instruction.
+struct bt_layout {
+    uint32_t start, cold; // code offsets: of all of it, of the cold code
+    uint32_t site_first, site_end;
+    uint8_t code; // enum x86_code_size
+    uint32_t boundary[]; // code offset of each instruction, and one more
 };
 
 struct bt_page { // a guest-physical page that blocks were made from
@@ -162,6 +173,12 @@ struct bt {
     _Atomic uint32_t stop; // somebody waits until no vCPU is in translated code
     _Atomic bool flush_wanted;
     uint64_t flushes;
+
+    bool verify;
+    FILE *dump;
+    uint64_t dump_low, dump_high;
+    _Atomic bool broken; // `broken_why` says which rule; the engine stops
+    char broken_why[320];
 };
 
 struct bt_vcpu {
@@ -225,3 +242,11 @@ void bt_flags_out(struct x86_cpu *cpu); // cc -> frame.flags
 // --- translate.c: with the lock. NULL: leave this instruction to the interpreter. *full: no room.
 struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct x86_code_page *page,
                               bool *full);
+
+// --- dump.c
+bool bt_dump_open(struct bt *bt, const struct engine_options *options, struct error *err);
+void bt_dump_close(struct bt *bt);
+void bt_dump_block(struct bt *bt, const struct bt_block *block, const uint8_t *guest);
+// What stands at cpu + offset, for people: "slot[1][0][5].page". Returns `out`.
+const char *bt_field_name(char *out, size_t size, int64_t offset);
+const char *bt_stub_name(const struct bt *bt, uint32_t offset); // or NULL

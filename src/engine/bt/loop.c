@@ -172,6 +172,11 @@ static void bt_loop(struct bt_vcpu *v, struct vm_exit *exit)
         uint64_t left;
         if (unlikely(atomic_load_explicit(&cpu->frame.poll, memory_order_relaxed)))
             atomic_exchange(&cpu->frame.poll, 0); // before the events are looked at
+        if (unlikely(atomic_load_explicit(&bt->broken, memory_order_acquire))) {
+            exit->reason = VM_EXIT_ERROR;
+            exit->message = bt->broken_why;
+            return;
+        }
         if (unlikely(atomic_load(&bt->flush_wanted))) {
             pthread_mutex_lock(&bt->lock);
             bt_cache_flush(bt);
@@ -260,9 +265,10 @@ static bool engine_usable(char *why, size_t why_size)
     return true;
 }
 
-static struct engine *engine_create(struct memory *memory, struct error *err)
+static struct engine *engine_create(struct memory *memory, const struct engine_options *options,
+                                    struct error *err)
 {
-    struct engine *engine = engine_interp.create(memory, err);
+    struct engine *engine = engine_interp.create(memory, options, err);
     struct bt *bt;
     if (!engine)
         return NULL;
@@ -275,7 +281,10 @@ static struct engine *engine_create(struct memory *memory, struct error *err)
     bt->engine = engine;
     bt->memory = memory;
     pthread_mutex_init(&bt->lock, NULL);
-    if (!bt_cache_create(bt, BT_CACHE_DEFAULT, err)) {
+    bt->verify = options && options->bt_verify;
+    if (!bt_cache_create(bt, options && options->bt_cache ? options->bt_cache : BT_CACHE_DEFAULT,
+                         err) ||
+        !bt_dump_open(bt, options, err)) {
         bt_cache_destroy(bt);
         free(bt);
         engine_interp.destroy(engine);
@@ -297,6 +306,7 @@ static void engine_destroy(struct engine *engine)
     struct bt *bt = engine->code_opaque;
     memory_remove_listener(bt->memory, &bt->listener);
     bt_cache_destroy(bt);
+    bt_dump_close(bt);
     pthread_mutex_destroy(&bt->lock);
     engine_interp.destroy(engine);
     free(bt);

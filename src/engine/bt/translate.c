@@ -152,6 +152,24 @@ static void sites_finish(struct bt_tr *t)
     }
 }
 
+// For people and for the checker: which code is for which instruction. False: no room.
+static bool layout_make(struct bt_tr *t)
+{
+    const size_t size = (t->count + 1) * sizeof(t->block->layout->boundary[0]);
+    struct bt_layout *l = bt_alloc(t->bt, sizeof(*l) + size);
+    if (!l)
+        return false;
+    *l = (struct bt_layout){.start = (uint32_t)t->bt->used,
+                            .cold = tr_offset(t, t->b.p),
+                            .site_first = t->site_first,
+                            .site_end = t->bt->site_count,
+                            .code = t->code};
+    for (unsigned i = 0; i <= t->count; i++)
+        l->boundary[i] = tr_offset(t, t->boundary[i]);
+    t->block->layout = l;
+    return true;
+}
+
 struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct x86_code_page *code,
                               bool *full)
 {
@@ -208,6 +226,8 @@ struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct 
     if (t->failed)
         goto full;
     sites_finish(t);
+    if ((bt->verify || bt->dump) && !layout_make(t))
+        goto full;
     tr_cold_emit(t);
     t->block->end = tr_offset(t, t->b.p);
     // A thread may translate here while others run what is complete: nobody knows of this block yet.
@@ -218,6 +238,8 @@ struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct 
     v->stats.insns += t->count;
     v->stats.guest_bytes += t->bytes;
     v->stats.host_bytes += t->block->end - bt->used;
+    if (bt->dump)
+        bt_dump_block(bt, t->block, bytes);
     bt->used = (t->block->end + 15) & ~UINT64_C(15);
     bt_block_publish(bt, t->block, page);
     return t->block;

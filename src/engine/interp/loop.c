@@ -370,7 +370,8 @@ static bool engine_usable(char *why, size_t why_size)
     return true;
 }
 
-static struct engine *engine_create(struct memory *memory, struct error *err)
+static struct engine *engine_create(struct memory *memory, const struct engine_options *options,
+                                    struct error *err)
 {
     struct engine *engine;
     if (hostexec_init(err) < 0)
