@@ -36,6 +36,7 @@ static struct bt_cold *check_fails(struct bt_tr *t, const struct bt_access *a, u
     site->size = a->size;
     site->seg = a->seg;
     site->access = a->write ? X86_ACCESS_READ | X86_ACCESS_WRITE : X86_ACCESS_READ;
+    site->early = g->write && !a->write;
     site->count = (uint8_t)(takeover_end(t, t->now, g->last) + 1 - t->now);
     site->next = t->now + site->count < t->count ? t->op[t->now + site->count].off : t->bytes;
     return tr_cold(t, number, t->bt->stub_miss, from);
@@ -117,28 +118,94 @@ static struct bt_mem constant(struct bt_tr *t, const struct bt_access *a, bool c
     return mem_sum(BT_S1, BT_S2, 0, 0);
 }
 
-static struct bt_mem based(struct bt_tr *t, const struct bt_access *a, bool check)
+static unsigned home_of(unsigned guest)
+{
+    return guest < 16 ? bt_home[guest] : BT_REG_NONE;
+}
+
+static bool in_memory(unsigned guest)
+{
+    return guest != BASE_NONE && home_of(guest) == BT_REG_NONE;
+}
+
+// Where a register, or the base of a segment, is in memory.
+static struct bt_mem memory_of(unsigned guest)
+{
+    if (guest < 16)
+        return mem_gs(GPR(guest));
+    return mem_gs(offsetof(struct x86_cpu, seg) +
+                  (guest == BASE_FS ? X86_FS : X86_GS) * sizeof(struct x86_seg) +
+                  offsetof(struct x86_seg, eff_base));
+}
+
+// The registers of the sum: those in memory are loaded, the base to S1 and the index to S2.
+static struct bt_mem sum(struct bt_tr *t, const struct bt_access *a, int64_t disp)
+{
+    unsigned base = home_of(a->base), index = home_of(a->index);
+    if (in_memory(a->base)) {
+        asm_load(&t->b, BT_S1, memory_of(a->base));
+        base = BT_S1;
+    }
+    if (in_memory(a->index)) {
+        asm_load(&t->b, BT_S2, memory_of(a->index));
+        index = BT_S2;
+    }
+    return mem_sum(base, index, a->scale, disp);
+}
+
+// S1 = sum.
+static void sum_to_s1(struct bt_tr *t, struct bt_mem m)
+{
+    if (m.index != BT_REG_NONE || m.disp != 0)
+        asm_lea(&t->b, tr_64(t), BT_S1, m);
+    else if (m.base != BT_S1)
+        asm_reg(&t->b, tr_64(t), 0x89, m.base, BT_S1);
+}
+
+static struct bt_mem summed(struct bt_tr *t, const struct bt_access *a, bool check)
 {
     const struct bt_group *g = &t->group[a->group];
-    const unsigned base = bt_home[a->base];
+    const struct bt_mem addend = mem_gs(SLOT_ADDEND(g->slot));
+    struct bt_mem m;
     if (check) {
         uint8_t *retry;
         struct bt_cold *cold;
         tr_flags_clobber(t);
         retry = t->b.p;
-        asm_lea(&t->b, tr_64(t), BT_S1, mem_at(base, a->disp - (a->rel - g->low)));
+        sum_to_s1(t, sum(t, a, a->disp - (a->rel - g->low)));
         asm_mem(&t->b, true, 0x2b, BT_S1, mem_gs(SLOT_PAGE(g->slot))); // sub
         asm_alu_imm(&t->b, true, 7, BT_S1, (int32_t)(PAGE_SIZE - (g->high - g->low)));
         cold = check_fails(t, a, retry, asm_jcc(&t->b, CC_A));
         cold->s1 = S1_ADD_PAGE;
         cold->slot = g->slot;
     }
-    if (tr_64(t)) {
-        asm_load(&t->b, BT_S1, mem_gs(SLOT_ADDEND(g->slot)));
-        return mem_sum(base, BT_S1, 0, a->disp);
+    if (!tr_64(t)) { // 32-bit addresses wrap
+        sum_to_s1(t, sum(t, a, a->disp));
+        asm_load(&t->b, BT_S2, addend);
+        return mem_sum(BT_S1, BT_S2, 0, 0);
     }
-    asm_lea(&t->b, false, BT_S1, mem_at(base, a->disp)); // 32-bit addresses wrap
-    asm_load(&t->b, BT_S2, mem_gs(SLOT_ADDEND(g->slot)));
+    if (!in_memory(a->base) && !in_memory(a->index)) {
+        m = sum(t, a, a->disp);
+        asm_load(&t->b, BT_S1, addend);
+        if (m.base == BT_REG_NONE) {
+            m.base = BT_S1;
+        } else if (m.index == BT_REG_NONE) {
+            m.index = BT_S1;
+        } else {
+            asm_lea(&t->b, true, BT_S1, mem_sum(m.base, BT_S1, 0, m.disp));
+            m.base = BT_S1;
+            m.disp = 0;
+        }
+        return m;
+    }
+    m = sum(t, a, a->disp);
+    if (m.index == BT_REG_NONE) {
+        asm_load(&t->b, BT_S2, addend);
+        m.index = BT_S2;
+        return m;
+    }
+    asm_lea(&t->b, true, BT_S1, m);
+    asm_load(&t->b, BT_S2, addend);
     return mem_sum(BT_S1, BT_S2, 0, 0);
 }
 
@@ -151,5 +218,5 @@ struct bt_mem tr_access(struct bt_tr *t, const struct bt_access *a)
         return general(t, a);
     if (a->class == ACCESS_CONST)
         return constant(t, a, check);
-    return based(t, a, check);
+    return summed(t, a, check);
 }

@@ -256,41 +256,57 @@ static void classify(const struct bt_tr *t, struct bt_op *op)
 
 // --- accesses ---------------------------------------------------------------------------------------------------
 
-static void access_add(struct bt_op *op, unsigned class, unsigned base, int64_t disp, unsigned seg,
-                       unsigned size, bool write)
+static struct bt_access *access_add(struct bt_op *op, enum bt_access_class class, int64_t disp,
+                                    unsigned seg, unsigned size, bool write)
 {
-    op->access[op->access_count++] = (struct bt_access){.class = (uint8_t) class,
-                                                        .base = (uint8_t)base,
-                                                        .size = (uint8_t)size,
-                                                        .seg = (uint8_t)seg,
-                                                        .write = write,
-                                                        .disp = disp,
-                                                        .rel = disp};
+    struct bt_access *a = &op->access[op->access_count++];
+    *a = (struct bt_access){.class = (uint8_t) class,
+                            .base = BASE_NONE,
+                            .index = BASE_NONE,
+                            .size = (uint8_t)size,
+                            .seg = (uint8_t)seg,
+                            .write = write,
+                            .disp = disp,
+                            .rel = disp};
+    return a;
+}
+
+static void access_stack(struct bt_op *op, unsigned reg, int64_t disp, unsigned size, bool write)
+{
+    access_add(op, ACCESS_SUM, disp, X86_SS, size, write)->base = (uint8_t)reg;
 }
 
 static void access_operand(const struct bt_tr *t, struct bt_op *op, unsigned size, bool write)
 {
     const struct x86_insn *x = &op->x;
     const unsigned word = tr_64(t) ? 8 : 4;
-    bool plain = x->seg < X86_FS && x->adsize == word && !t->single;
-    if (plain && x->base == X86_REG_RIP) {
-        access_add(op, ACCESS_CONST, 0, (int64_t)(t->rip + op->off + x->len + (uint64_t)x->disp),
+    const bool alone = x->base == X86_REG_NONE && x->index == X86_REG_NONE;
+    const bool based = x->seg >= X86_FS;
+    const bool near = x->disp > -0x70000000 && x->disp < 0x70000000;
+    if (t->single || x->adsize != word || (based && !(tr_64(t) && alone && near))) {
+        access_add(op, ACCESS_GENERAL, 0, x->seg, size, write);
+    } else if (based) {
+        access_add(op, ACCESS_SUM, x->disp, x->seg, size, write)->base =
+            x->seg == X86_FS ? BASE_FS : BASE_GS;
+    } else if (x->base == X86_REG_RIP) {
+        access_add(op, ACCESS_CONST, (int64_t)(t->rip + op->off + x->len + (uint64_t)x->disp),
                    x->seg, size, write);
-    } else if (plain && x->base == X86_REG_NONE && x->index == X86_REG_NONE) {
-        int64_t at = tr_64(t) ? x->disp : (int64_t)(uint32_t)x->disp;
-        access_add(op, ACCESS_CONST, 0, at, x->seg, size, write);
-    } else if (plain && x->index == X86_REG_NONE && x->base < 16 &&
-               bt_home[x->base] != BT_REG_NONE && x->disp > -0x70000000 && x->disp < 0x70000000) {
-        access_add(op, ACCESS_BASE, x->base, x->disp, x->seg, size, write);
+    } else if (alone) {
+        access_add(op, ACCESS_CONST, tr_64(t) ? x->disp : (int64_t)(uint32_t)x->disp, x->seg, size,
+                   write);
+    } else if (near) {
+        struct bt_access *a = access_add(op, ACCESS_SUM, x->disp, x->seg, size, write);
+        a->base = x->base < 16 ? x->base : BASE_NONE;
+        a->index = x->index < 16 ? x->index : BASE_NONE;
+        a->scale = x->index < 16 ? x->scale : 0;
     } else {
-        access_add(op, ACCESS_GENERAL, 0, 0, x->seg, size, write);
+        access_add(op, ACCESS_GENERAL, 0, x->seg, size, write);
     }
 }
 
 static void accesses(const struct bt_tr *t, struct bt_op *op)
 {
     const unsigned word = tr_64(t) ? 8 : 4;
-    const unsigned stack = ACCESS_BASE;
     unsigned size = 0;
     switch ((enum bt_kind)op->kind) {
     case KIND_NATIVE:
@@ -301,21 +317,21 @@ static void accesses(const struct bt_tr *t, struct bt_op *op)
         }
         break;
     case KIND_PUSH:
-        access_add(op, stack, X86_RSP, -(int64_t)word, X86_SS, word, true);
+        access_stack(op, X86_RSP, -(int64_t)word, word, true);
         break;
     case KIND_PUSH_MEM:
         access_operand(t, op, word, false);
-        access_add(op, stack, X86_RSP, -(int64_t)word, X86_SS, word, true);
+        access_stack(op, X86_RSP, -(int64_t)word, word, true);
         break;
     case KIND_POP:
     case KIND_RET:
-        access_add(op, stack, X86_RSP, 0, X86_SS, word, false);
+        access_stack(op, X86_RSP, 0, word, false);
         break;
     case KIND_LEAVE:
-        access_add(op, stack, X86_RBP, 0, X86_SS, word, false);
+        access_stack(op, X86_RBP, 0, word, false);
         break;
     case KIND_CALL:
-        access_add(op, stack, X86_RSP, -(int64_t)word, X86_SS, word, true);
+        access_stack(op, X86_RSP, -(int64_t)word, word, true);
         break;
     case KIND_JMP_IND:
         if (op->x.has_mem)
@@ -324,7 +340,7 @@ static void accesses(const struct bt_tr *t, struct bt_op *op)
     case KIND_CALL_IND:
         if (op->x.has_mem)
             access_operand(t, op, word, false);
-        access_add(op, stack, X86_RSP, -(int64_t)word, X86_SS, word, true);
+        access_stack(op, X86_RSP, -(int64_t)word, word, true);
         break;
     default:
         break;
@@ -334,8 +350,8 @@ static void accesses(const struct bt_tr *t, struct bt_op *op)
 // What becomes of the general registers: a new version for each that gets an unknown value, a known distance
 // for those that are moved by a constant.
 struct registers {
-    uint8_t version[16];
-    int64_t delta[16]; // of the value now from that at the version's start
+    uint8_t version[BASE_COUNT];
+    int64_t delta[BASE_COUNT]; // of the value now from that at the version's start
 };
 
 static void reg_new(struct registers *r, unsigned reg)
@@ -365,6 +381,8 @@ static void registers_after(const struct bt_tr *t, struct registers *r, const st
     case KIND_EXEC:
         for (unsigned i = 0; i < 16; i++)
             reg_new(r, i);
+        r->version[BASE_FS]++; // WRFSBASE
+        r->version[BASE_GS]++;
         return;
     default:
         break;
@@ -395,51 +413,65 @@ static void registers_after(const struct bt_tr *t, struct registers *r, const st
             reg_new(r, i);
 }
 
-static bool group_takes(const struct bt_group *g, const struct bt_access *a, unsigned version)
+static bool group_takes(const struct bt_tr *t, const struct bt_group *g, const struct bt_access *a,
+                        const struct registers *r, unsigned now)
 {
     int64_t low = g->low < a->rel ? g->low : a->rel;
     int64_t high = g->high > a->rel + a->size ? g->high : a->rel + a->size;
-    if (g->class != a->class || (a->write && !g->write))
+    if (g->class != a->class)
         return false;
+    // A check for reading becomes one for writing when the write is certain to follow.
+    for (unsigned i = g->first; i < now && a->write && !g->write; i++)
+        if (t->op[i].kind == KIND_JCC || t->op[i].kind == KIND_EXEC)
+            return false;
     if (a->class == ACCESS_CONST)
         return (low & (int64_t)PAGE_MASK) == ((high - 1) & (int64_t)PAGE_MASK);
-    return g->base == a->base && g->version == version && high - low <= BT_GROUP_SPAN;
+    return g->base == a->base && g->index == a->index && g->scale == a->scale &&
+           g->base_version == r->version[a->base] && g->index_version == r->version[a->index] &&
+           high - low <= BT_GROUP_SPAN;
+}
+
+static void slot_choose(struct bt_tr *t, struct bt_group *g)
+{
+    unsigned set = (t->key->bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT;
+    uint16_t *next = &t->bt->next_slot[set][g->write];
+    g->slot = (uint16_t)(offsetof(struct x86_code_frame, slot) +
+                         sizeof(struct x86_page_slot) *
+                             ((set * X86_FRAME_KINDS + g->write) * X86_FRAME_SLOTS + *next));
+    *next = (*next + 1) % X86_FRAME_SLOTS;
 }
 
 static void grouping(struct bt_tr *t)
 {
     struct registers r = {0};
-    unsigned set = (t->key->bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT;
     for (unsigned i = 0; i < t->count; i++) {
         struct bt_op *op = &t->op[i];
         for (unsigned k = 0; k < op->access_count; k++) {
             struct bt_access *a = &op->access[k];
             struct bt_group *g = NULL;
-            if (a->class == ACCESS_BASE)
-                a->rel = a->disp + r.delta[a->base];
+            if (a->class == ACCESS_SUM)
+                a->rel =
+                    a->disp + r.delta[a->base] + (int64_t)((uint64_t)r.delta[a->index] << a->scale);
             for (unsigned n = 0; n < t->groups && !t->single && a->class != ACCESS_GENERAL; n++) {
-                if (group_takes(&t->group[n], a, r.version[a->base])) {
+                if (group_takes(t, &t->group[n], a, &r, i)) {
                     g = &t->group[n];
                     break;
                 }
             }
             if (!g) {
-                uint16_t *next = &t->bt->next_slot[set][a->write];
                 g = &t->group[t->groups++];
                 *g = (struct bt_group){.class = a->class,
                                        .base = a->base,
-                                       .version = r.version[a->base],
-                                       .write = a->write,
+                                       .index = a->index,
+                                       .scale = a->scale,
+                                       .base_version = r.version[a->base],
+                                       .index_version = r.version[a->index],
                                        .first = (uint8_t)i,
                                        .low = a->rel,
                                        .high = a->rel + a->size};
-                g->slot =
-                    (uint16_t)(offsetof(struct x86_code_frame, slot) +
-                               sizeof(struct x86_page_slot) *
-                                   ((set * X86_FRAME_KINDS + a->write) * X86_FRAME_SLOTS + *next));
-                *next = (*next + 1) % X86_FRAME_SLOTS;
             }
             a->group = (uint8_t)(g - t->group);
+            g->write |= a->write;
             g->last = (uint8_t)i;
             if (a->rel < g->low)
                 g->low = a->rel;
@@ -448,6 +480,8 @@ static void grouping(struct bt_tr *t)
         }
         registers_after(t, &r, op);
     }
+    for (unsigned n = 0; n < t->groups; n++)
+        slot_choose(t, &t->group[n]);
 }
 
 bool tr_analyze(struct bt_tr *t, const uint8_t *bytes, unsigned avail)

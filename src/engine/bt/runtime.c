@@ -97,10 +97,11 @@ static bool slot_fill(struct x86_cpu *cpu, const struct bt_site *site, gva_t lin
     struct x86_page_slot *slot = (void *)((uint8_t *)&cpu->frame + site->slot);
     struct x86_tlb_entry *entry;
     gva_t page = lin & PAGE_MASK;
-    uint8_t flags, *host = x86_host_ptr(cpu, site->seg, lin, site->access, &entry);
+    const unsigned access = site->early ? X86_ACCESS_READ | X86_ACCESS_WRITE : site->access;
+    uint8_t flags, *host = x86_host_ptr(cpu, site->seg, lin, access, &entry);
     if (!host)
         return false;
-    if (site->access & X86_ACCESS_WRITE) {
+    if (access & X86_ACCESS_WRITE) {
         flags = atomic_load(entry->flags);
         if (!(flags & PAGE_FLAG_DIRTY))
             flags = atomic_fetch_or(entry->flags, PAGE_FLAG_DIRTY) | PAGE_FLAG_DIRTY;
@@ -111,7 +112,7 @@ static bool slot_fill(struct x86_cpu *cpu, const struct bt_site *site, gva_t lin
     atomic_store_explicit(&slot->addend, (uintptr_t)host - lin, memory_order_relaxed);
     atomic_store(&slot->page, page);
     // Whoever marks the page as code meanwhile sees the slot, or we see the mark (bt_code_marked).
-    if ((site->access & X86_ACCESS_WRITE) && atomic_load(entry->flags) != PAGE_FLAGS_PLAIN) {
+    if ((access & X86_ACCESS_WRITE) && atomic_load(entry->flags) != PAGE_FLAGS_PLAIN) {
         atomic_store(&slot->page, X86_FRAME_NO_PAGE);
         return false;
     }
@@ -152,6 +153,8 @@ uint64_t bt_on_miss(struct x86_cpu *cpu)
     gva_t low = cpu->frame.scratch[0], lin = low + (uint64_t)site->head;
     bool crosses = (low & PAGE_OFFSET_MASK) + site->span > PAGE_SIZE;
     v->stats.misses++;
+    if (site->early && x86_tlb_entry(cpu, lin)->tag_write != (lin & PAGE_MASK))
+        return slow_access(cpu, site); // whether it may be written is not to be asked yet
     if ((lin & PAGE_OFFSET_MASK) + site->size <= PAGE_SIZE && !crosses) {
         if (slot_fill(cpu, site, lin) && may_return(cpu)) {
             v->stats.fills++;

@@ -38,19 +38,27 @@ enum bt_kind {
 };
 
 enum bt_access_class {
-    ACCESS_BASE,    // base + disp, shares checks
+    ACCESS_SUM,     // base + (index << scale) + disp, shares checks
     ACCESS_CONST,   // a constant address, shares checks
     ACCESS_GENERAL, // anything else
 };
 
+// What stands in for the base register of an ACCESS_SUM, beside the guest's 16.
+enum {
+    BASE_NONE = 16,
+    BASE_FS, // the segment's base
+    BASE_GS,
+    BASE_COUNT
+};
+
 struct bt_access {
     uint8_t class;
-    uint8_t base; // ACCESS_BASE: guest register
+    uint8_t base, index, scale; // ACCESS_SUM: guest registers or BASE_
     uint8_t size, seg;
     bool write;
     uint8_t group;
-    int64_t disp; // ACCESS_BASE: displacement; ACCESS_CONST: linear address
-    int64_t rel;  // ACCESS_BASE: the same, from the register's value where its group began
+    int64_t disp; // ACCESS_SUM: displacement; ACCESS_CONST: linear address
+    int64_t rel;  // ACCESS_SUM: the same, from the registers' values where they got their version
 };
 
 struct bt_op {
@@ -66,10 +74,11 @@ struct bt_op {
 
 // Accesses that one check covers.
 struct bt_group {
-    uint8_t class, base, version;
-    bool write;
+    uint8_t class, base, index, scale;
+    uint8_t base_version, index_version;
+    bool write;          // at least one of them writes
     uint8_t first, last; // instructions
-    int64_t low, high;   // rel (ACCESS_BASE) or linear addresses: [low, high)
+    int64_t low, high;   // rel (ACCESS_SUM) or linear addresses: [low, high)
     uint16_t slot;
 };
 #define BT_GROUPS_MAX (2 * BT_BLOCK_MAX)
