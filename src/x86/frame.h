@@ -46,9 +46,13 @@ struct x86_code_frame {
     struct x86_cpu *cpu; // that this is a part of
     uint64_t host_sp;    // where the C code stands that called translated code
     uint64_t scratch[4];
-    uint32_t site;            // in translated code that called out
-    uint16_t flags;           // as LAHF and SETO AL leave them in AX
-    _Atomic uint32_t poll;    // not 0: translated code is to be left at the next poll
+    uint32_t site;         // in translated code that called out
+    uint32_t x87_site;     // a site behind the last x87 instruction of a block that was left, or 0
+    uint8_t x87_seg;       // segment of the last x87 memory operand + 1; 0: cpu->x87.fds holds it
+    uint32_t no_vec;       // 0: the vector registers are in the host's, cpu->vec is stale
+    uint32_t want_vec;     // they have to be when translated code goes on
+    uint16_t flags;        // as LAHF and SETO AL leave them in AX
+    _Atomic uint32_t poll; // not 0: translated code is to be left at the next poll
     _Atomic uint32_t in_code; // translated code, or a helper that will return to it, runs
 };
 

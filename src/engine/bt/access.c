@@ -35,6 +35,7 @@ static struct bt_cold *check_fails(struct bt_tr *t, const struct bt_access *a, u
     site->head = (int16_t)(a->rel - g->low);
     site->size = a->size;
     site->seg = a->seg;
+    site->align = t->op[t->now].align ? t->op[t->now].align - 1 : 0;
     site->access = a->write ? X86_ACCESS_READ | X86_ACCESS_WRITE : X86_ACCESS_READ;
     site->early = g->write && !a->write;
     site->count = (uint8_t)(takeover_end(t, t->now, g->last) + 1 - t->now);

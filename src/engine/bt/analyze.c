@@ -163,7 +163,7 @@ static bool is_shift(unsigned mn)
     return mn == X86_MN_SHL || mn == X86_MN_SHR || mn == X86_MN_SAR;
 }
 
-static void classify(const struct bt_tr *t, struct bt_op *op)
+static void classify(struct bt_tr *t, struct bt_op *op)
 {
     const struct x86_insn *x = &op->x;
     const struct x86_form *form = x86_insn_form(x);
@@ -177,8 +177,11 @@ static void classify(const struct bt_tr *t, struct bt_op *op)
     if (form->mnemonic_id < ARRAY_SIZE(rules))
         rule = rules[form->mnemonic_id];
     op->kind = rule.kind ? (uint8_t)(rule.kind - 1) : ends ? KIND_STEP : KIND_EXEC;
-    if (!rule.kind)
+    if (!rule.kind) {
+        if (!ends)
+            tr_classify_vector(t, op);
         return;
+    }
     // What the rules' mnemonics have beyond the usual.
     if (form->treatment == X86_TREAT_HELPER || form->privilege != X86_PRIV_NONE ||
         ((form->attr & X86_INSN_PROT) && !(t->key->bits & BT_CTX_PROT))) {
@@ -310,6 +313,7 @@ static void accesses(const struct bt_tr *t, struct bt_op *op)
     unsigned size = 0;
     switch ((enum bt_kind)op->kind) {
     case KIND_NATIVE:
+    case KIND_VECTOR:
     case KIND_MUL:
         if (op->x.has_mem) {
             const struct x86_operand_desc *d = memory_operand(&op->x, &size);
@@ -401,7 +405,8 @@ static void registers_after(const struct bt_tr *t, struct registers *r, const st
     for (unsigned i = 0; i < form->operand_count; i++) {
         const struct x86_operand_desc *d = &form->operand[i];
         struct x86_operand o = x86_operand_get(x, i);
-        if (!(d->rw & X86_RW_WRITE) || o.is_mem)
+        if (!(d->rw & X86_RW_WRITE) || o.is_mem ||
+            (o.kind >= X86_OPND_VEC_REG && o.kind <= X86_OPND_VSIB))
             continue;
         // Byte registers 16 to 19 are halves of 0 to 3.
         reg_new(r, o.kind == X86_OPND_FIXED_GPR ? d->fixed & 15
@@ -507,5 +512,6 @@ bool tr_analyze(struct bt_tr *t, const uint8_t *bytes, unsigned avail)
             break;
     }
     grouping(t);
+    tr_x87_pointers(t);
     return t->count != 0;
 }

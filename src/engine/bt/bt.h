@@ -52,8 +52,10 @@ struct bt_context {
 #define BT_CTX_SINGLE 0x100 // every access is checked by itself
 #define BT_CTX_SSE 0x200    // SSE, AVX, x87 instructions may run without a check
 #define BT_CTX_AVX 0x400
-#define BT_CTX_X87 0x800
-#define BT_CTX_PROT 0x1000 // protected mode, not V86
+#define BT_CTX_X87 0x800    // ... and every x87 exception is masked, none pending
+#define BT_CTX_PROT 0x1000  // protected mode, not V86
+#define BT_CTX_MXCSR 0x2000 // MXCSR may stay in the host's while C code runs: x86_fpu_load_mxcsr()
+#define BT_CTX_FP (BT_CTX_X87 | BT_CTX_MXCSR) // what instructions within a block may change
 #define BT_CONTEXTS_MAX 1024
 
 enum bt_site_kind {
@@ -63,6 +65,7 @@ enum bt_site_kind {
     BT_SITE_BRANCH, // an indirect branch that was not in the table
     BT_SITE_STEP,   // go on in the interpreter
     BT_SITE_POLL,   // leave
+    BT_SITE_FP,     // registers that the block needs are not in the host's
     BT_SITE_ENTRY,  // an entry whose mapping is not known to hold, or of a dead block
 };
 
@@ -77,7 +80,7 @@ struct bt_site {
         uint64_t target;          // EXIT: guest rip
         struct interp_insn *insn; // EXEC, BRANCH: the instruction and a sentinel
     };
-    uint32_t retry; // ACCESS: code offset of the check
+    uint32_t retry; // ACCESS, FP: code offset of the check
     uint32_t
         resume; // code offset behind the instruction (ACCESS: the group); EXIT: of the displacement
     uint16_t rip, next; // instruction, and where `resume` goes on: offsets from the block's rip
@@ -86,6 +89,9 @@ struct bt_site {
     int16_t head;       // ACCESS: of the instruction's own access, from the first byte covered
     uint8_t size;       // ... its size
     uint8_t access, seg;
+    uint8_t align; // ACCESS: #GP unless the linear address has none of these bits
+    bool x87;      // the block's last x87 instruction before the site: offset of its rip, FOP
+    uint16_t x87_rip, x87_fop;
     uint8_t done;  // instructions of the block retired before this one
     uint8_t count; // instructions until `resume`
     uint8_t kind;
@@ -93,6 +99,10 @@ struct bt_site {
     bool cross;   // EXIT: to another page
     bool early;   // ACCESS: reads, but the slot is one for writing because a write follows
 };
+
+// What of the host's registers has to hold the guest's while a block runs.
+#define BT_NEED_VEC 1 // vector registers and, where that may be, MXCSR
+#define BT_NEED_X87 2 // x87 unit (x86/fpu.h)
 
 struct bt_block {
     struct bt_block *hash_next; // under the lock; readers follow it with acquire order
@@ -102,6 +112,7 @@ struct bt_block {
     uint32_t context;
     uint32_t identity; // of its code page: frame.mapped
     uint16_t bytes, count;
+    uint8_t need;     // BT_NEED_
     uint32_t head;    // code offset of the 5-byte NOP
     uint32_t entry_a; // enters with the flags in AX
     uint32_t entry_e; // enters with the flags in RFLAGS
@@ -140,7 +151,7 @@ struct bt_identity {
 
 struct bt_stats {
     uint64_t entries, translated, insns, host_bytes, guest_bytes, execs, steps, misses, fills,
-        crossings, exits, links, branches, polls, entry_checks, kills, single;
+        crossings, exits, links, branches, loads, polls, entry_checks, kills, single;
 };
 
 struct bt {
@@ -155,7 +166,7 @@ struct bt {
     uint8_t *rw, *rx;
     uint64_t size, used, stubs_end;
     uint32_t stub_enter, stub_miss, stub_exec, stub_exit, stub_branch, stub_step, stub_poll,
-        stub_entry;
+        stub_entry, stub_fp;
 
     // Metadata, emptied with the code.
     uint8_t *arena;
@@ -234,6 +245,10 @@ uint64_t bt_on_branch(struct x86_cpu *cpu);
 uint64_t bt_on_step(struct x86_cpu *cpu);
 uint64_t bt_on_poll(struct x86_cpu *cpu);
 uint64_t bt_on_entry(struct x86_cpu *cpu);
+uint64_t bt_on_fp(struct x86_cpu *cpu);
+uint32_t bt_fp_context(const struct x86_cpu *cpu); // the BT_CTX_FP bits
+// Makes the host's registers hold what the block needs; vector registers follow in the stub.
+void bt_need(struct x86_cpu *cpu, const struct bt_block *block);
 // The block at cpu->rip when that is known without a walk, else NULL.
 struct bt_block *bt_block_here(struct bt_vcpu *v, uint32_t context);
 void bt_link(struct bt *bt, uint32_t site, struct bt_block *target);

@@ -66,7 +66,8 @@ static void placement_make(struct placement *p, const struct bt_op *op, const st
     // A memory operand has S1 at least; S2 where its address is a sum of two scratch registers.
     const bool s1 = mem == NULL, s2 = !mem || (mem->base != BT_S2 && mem->index != BT_S2);
     *p = (struct placement){.ok = true, .o.mem = mem};
-    p->accumulator = op->kind == KIND_MUL || form->mnemonic_id == X86_MN_CMPXCHG;
+    p->accumulator = op->kind == KIND_MUL || form->mnemonic_id == X86_MN_CMPXCHG ||
+                     (op->kind == KIND_VECTOR && (form->gpr_read & 1u << X86_RAX));
     p->uses_ax = p->accumulator;
     for (unsigned i = 0; i < form->operand_count; i++) {
         const struct x86_operand_desc *d = &form->operand[i];
@@ -89,7 +90,30 @@ static void placement_make(struct placement *p, const struct bt_op *op, const st
         case X86_OPND_VVVV_GPR:
             p->o.vvvv = place(p, x->vvvv, o.size, rw, s2, s1);
             break;
+        case X86_OPND_VEC_REG:
+        case X86_OPND_MMX_REG:
+            p->o.reg = x->reg & (o.kind == X86_OPND_MMX_REG ? 7 : 15);
+            break;
+        case X86_OPND_VEC_RM:
+        case X86_OPND_VEC_RM_REG:
+            p->o.rm = x->rm;
+            break;
+        case X86_OPND_MMX_RM:
+        case X86_OPND_MMX_RM_REG:
+            p->o.rm = x->rm & 7;
+            break;
+        case X86_OPND_VEC_VVVV:
+            p->o.vvvv = x->vvvv;
+            break;
+        case X86_OPND_VEC_IS4:
+            p->o.is4 = x->is4;
+            break;
         case X86_OPND_FIXED_GPR:
+            if (op->kind == KIND_VECTOR) { // FNSTSW AX
+                p->accumulator = p->uses_ax = true;
+                p->o.reg = HOST_RAX;
+                break;
+            }
             if (d->fixed == X86_RCX) // CL of the shifts
                 break;
             if (d->fixed != X86_RAX)
@@ -102,6 +126,9 @@ static void placement_make(struct placement *p, const struct bt_op *op, const st
         case X86_OPND_IMM:
         case X86_OPND_ONE:
         case X86_OPND_MOFFS:
+        case X86_OPND_ST0:
+        case X86_OPND_STI:
+        case X86_OPND_XMM0:
             break;
         default:
             p->ok = false;
@@ -146,6 +173,8 @@ static void native(struct bt_tr *t, const struct bt_op *op)
     struct placement p;
     if (op->access_count)
         mem = tr_access(t, &op->access[0]);
+    if (op->align)
+        tr_align(t, op, &mem);
     placement_make(&p, op, op->access_count ? &mem : NULL);
     if (op->flags_some)
         tr_flags_loaded(t);
@@ -166,6 +195,8 @@ static void native(struct bt_tr *t, const struct bt_op *op)
         tr_flags_written(t);
     else if (p.uses_ax)
         t->a = false;
+    if (op->x87)
+        tr_x87_done(t, op);
 }
 
 static void lea(struct bt_tr *t, const struct bt_op *op)
@@ -297,6 +328,7 @@ void tr_compute(struct bt_tr *t, const struct bt_op *op)
 {
     switch ((enum bt_kind)op->kind) {
     case KIND_NATIVE:
+    case KIND_VECTOR:
     case KIND_MUL:
         native(t, op);
         break;

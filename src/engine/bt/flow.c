@@ -19,6 +19,12 @@ struct bt_site *tr_site(struct bt_tr *t, enum bt_site_kind kind, uint32_t *numbe
                              .next = t->now + 1 < t->count ? t->op[t->now + 1].off : t->bytes,
                              .done = (uint8_t)t->now,
                              .count = 1};
+    if (t->x87_last) {
+        const struct bt_op *op = &t->op[t->x87_last - 1];
+        site->x87 = true;
+        site->x87_rip = op->off;
+        site->x87_fop = (uint16_t)((op->x.opcode & 7) << 8 | op->x.modrm);
+    }
     return site;
 }
 
@@ -70,6 +76,7 @@ void tr_exit(struct bt_tr *t, uint64_t target)
     uint8_t *field;
     if (cross)
         tr_flags_saved(t);
+    tr_x87_leave(t, number);
     patch_align(t, 1);
     field = asm_jmp(&t->b);
     cold = tr_cold(t, number, t->bt->stub_exit, field);
@@ -87,6 +94,7 @@ static void conditional(struct bt_tr *t, const struct bt_op *op)
     struct bt_cold *cold;
     uint8_t *field;
     tr_flags_loaded(t);
+    tr_x87_leave(t, number);
     patch_align(t, 2);
     field = asm_jcc(&t->b, op->x.opcode & 15);
     cold = tr_cold(t, number, t->bt->stub_exit, field);
@@ -132,6 +140,7 @@ void tr_exec(struct bt_tr *t, const struct bt_op *op, enum bt_site_kind kind)
                                        : t->bt->stub_step);
     site->resume = tr_offset(t, t->b.p);
     t->e = t->a = true;
+    t->x87_last = 0; // told
 }
 
 // Looks S1 up in the table of indirect targets; S2 = 16 * index. Where it is not found the interpreter
@@ -151,6 +160,7 @@ static void target_find(struct bt_tr *t, const struct bt_op *op)
     site = tr_site(t, BT_SITE_BRANCH, &number);
     site->insn = tr_interp_insn(t, op);
     tr_cold(t, number, t->bt->stub_branch, asm_jcc(&t->b, CC_NE));
+    tr_x87_leave(t, number);
 }
 
 static size_t target_code(const struct bt_tr *t)

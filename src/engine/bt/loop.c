@@ -28,7 +28,7 @@ static void context_now(const struct bt_vcpu *v, struct bt_context *key)
                 (x86_prot_mode(cpu) ? BT_CTX_PROT : 0) |
                 (cpu->soft.limit != UINT64_MAX || cpu->platform->counted ? BT_CTX_COUNTED : 0);
     if (!(cpu->cr0 & (X86_CR0_EM | X86_CR0_TS))) {
-        key->bits |= BT_CTX_X87;
+        key->bits |= bt_fp_context(cpu);
         if (cpu->cr4 & X86_CR4_OSFXSR)
             key->bits |= BT_CTX_SSE;
         if ((cpu->cr4 & X86_CR4_OSXSAVE) && (cpu->xcr0 & 6) == 6 && x86_prot_mode(cpu))
@@ -152,6 +152,7 @@ static void enter(struct bt_vcpu *v, struct bt_block *block)
     frame->mapped[(lin >> PAGE_SHIFT) & (X86_FRAME_MAPPED - 1)] = block->identity;
     bt_flags_out(cpu);
     v->stats.entries++;
+    bt_need(cpu, block);
     ((void (*)(uint64_t))(uintptr_t)(bt->rx + bt->stub_enter))((uintptr_t)bt->rx + block->entry_a);
     atomic_store(&frame->in_code, 0);
 }
@@ -349,6 +350,7 @@ static struct engine_vcpu *engine_vcpu_create(struct engine *engine, struct x86_
     v->it->translator = v;
     memset(&cpu->frame, 0, sizeof(cpu->frame));
     cpu->frame.cpu = cpu;
+    cpu->frame.no_vec = 1;
     x86_code_frame_flush(&cpu->frame);
     v->next = bt->vcpus;
     bt->vcpus = v;
@@ -403,6 +405,7 @@ static unsigned engine_counters(struct engine_vcpu *vcpu, struct engine_counter 
         {"direct_exits", s->exits},
         {"links", s->links},
         {"indirect_misses", s->branches},
+        {"vector_loads", s->loads},
         {"entry_checks", s->entry_checks},
         {"polls_taken", s->polls},
         {"code_stores", s->kills},

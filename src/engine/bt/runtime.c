@@ -27,11 +27,55 @@ static struct bt_site *site_of(struct x86_cpu *cpu)
     return &bt_of(cpu)->bt->sites[cpu->frame.site];
 }
 
+uint32_t bt_fp_context(const struct x86_cpu *cpu)
+{
+    uint32_t bits = 0;
+    if (cpu->cr0 & (X86_CR0_EM | X86_CR0_TS))
+        return 0;
+    // These parts of FCW and FSW are current wherever the registers are (x86/fpu.h), and so are the control
+    // bits of MXCSR.
+    if ((cpu->x87.fcw & 0x3f) == 0x3f && !(cpu->x87.fsw & 0x80))
+        bits |= BT_CTX_X87;
+    if ((cpu->mxcsr & 0x7f80) == 0x1f80)
+        bits |= BT_CTX_MXCSR;
+    return bits;
+}
+
+void bt_need(struct x86_cpu *cpu, const struct bt_block *block)
+{
+    cpu->frame.want_vec = block->need & BT_NEED_VEC;
+    if ((block->need & BT_NEED_X87) && !(cpu->fpu_resident & X86_FPU_X87))
+        x86_fpu_load_x87(cpu);
+}
+
+// The pointers of the last x87 instruction. Blocks note where they were left, those with x87 instructions
+// only; within such a block the site itself knows.
+static void x87_pointers(struct x86_cpu *cpu, const struct bt_site *site)
+{
+    struct x86_code_frame *frame = &cpu->frame;
+    if (likely(!site->x87)) {
+        if (likely(!frame->x87_site) && likely(!frame->x87_seg))
+            return;
+        site = frame->x87_site ? &bt_of(cpu)->bt->sites[frame->x87_site] : NULL;
+    }
+    frame->x87_site = 0;
+    if (site) {
+        cpu->x87.fip = site->block->rip + site->x87_rip;
+        cpu->x87.fop = site->x87_fop;
+        cpu->x87.fcs = cpu->seg[X86_CS].sel;
+    }
+    if (frame->x87_seg) {
+        cpu->x87.fds = cpu->seg[frame->x87_seg - 1].sel;
+        frame->x87_seg = 0;
+    }
+}
+
 // Makes the state exact for the instruction of the site.
 static struct bt_site *arrive(struct x86_cpu *cpu)
 {
     struct bt_site *site = site_of(cpu);
     bt_flags_in(cpu);
+    x87_pointers(cpu, site);
     cpu->rip = cpu->insn_rip = site->block->rip + site->rip;
     cpu->soft.insn = NULL;
     cpu->soft.attention = 0;
@@ -58,6 +102,7 @@ static uint64_t resume(struct x86_cpu *cpu, const struct bt_site *site)
 {
     const struct bt_block *block = site->block;
     if (cpu->rip != block->rip + site->next || site->resume == BT_NO_RESUME || !may_return(cpu) ||
+        unlikely(bt_fp_context(cpu) != (bt_of(cpu)->key.bits & BT_CTX_FP)) ||
         atomic_load_explicit(&block->dead, memory_order_relaxed))
         return 0;
     if (bt_of(cpu)->key.bits & BT_CTX_COUNTED) {
@@ -67,6 +112,7 @@ static uint64_t resume(struct x86_cpu *cpu, const struct bt_site *site)
         cpu->icount += rest;
     }
     bt_flags_out(cpu);
+    bt_need(cpu, block);
     return code_at(bt_of(cpu)->bt, site->resume);
 }
 
@@ -141,6 +187,7 @@ static uint64_t enter_block(struct bt_vcpu *v, struct bt_block *block)
     if (!may_return(v->cpu))
         return 0;
     entry_allow(v->cpu, block);
+    bt_need(v->cpu, block);
     bt_flags_out(v->cpu);
     return code_at(v->bt, block->entry_a);
 }
@@ -153,6 +200,8 @@ uint64_t bt_on_miss(struct x86_cpu *cpu)
     gva_t low = cpu->frame.scratch[0], lin = low + (uint64_t)site->head;
     bool crosses = (low & PAGE_OFFSET_MASK) + site->span > PAGE_SIZE;
     v->stats.misses++;
+    if (unlikely(lin & site->align))
+        return slow_access(cpu, site); // #GP, whatever the page
     if (site->early && x86_tlb_entry(cpu, lin)->tag_write != (lin & PAGE_MASK))
         return slow_access(cpu, site); // whether it may be written is not to be asked yet
     if ((lin & PAGE_OFFSET_MASK) + site->size <= PAGE_SIZE && !crosses) {
@@ -160,6 +209,7 @@ uint64_t bt_on_miss(struct x86_cpu *cpu)
             v->stats.fills++;
             if (v->key.bits & BT_CTX_COUNTED)
                 cpu->icount += site->block->count - site->done;
+            bt_need(cpu, site->block);
             return code_at(bt, site->retry);
         }
     } else if (crosses && site->span != site->size) {
@@ -189,6 +239,7 @@ uint64_t bt_on_exit(struct x86_cpu *cpu)
     struct bt_site *site = site_of(cpu);
     struct bt_block *block;
     bt_flags_in(cpu);
+    x87_pointers(cpu, site);
     cpu->rip = cpu->insn_rip = site->target;
     cpu->soft.attention = 0;
     v->stats.exits++;
@@ -243,10 +294,22 @@ uint64_t bt_on_entry(struct x86_cpu *cpu)
     struct bt_vcpu *v = bt_of(cpu);
     struct bt_block *block = site_of(cpu)->block;
     bt_flags_in(cpu);
+    x87_pointers(cpu, site_of(cpu));
     cpu->rip = cpu->insn_rip = block->rip;
     cpu->soft.attention = 0;
     v->stats.entry_checks++;
     // Another block may stand here now, or the page be mapped elsewhere.
     block = bt_block_here(v, v->context);
     return block ? enter_block(v, block) : 0;
+}
+
+// The registers of the block that was entered are not all in the host's.
+uint64_t bt_on_fp(struct x86_cpu *cpu)
+{
+    struct bt_vcpu *v = bt_of(cpu);
+    struct bt_site *site = site_of(cpu);
+    v->stats.loads++;
+    x87_pointers(cpu, site);
+    bt_need(cpu, site->block);
+    return code_at(v->bt, site->retry);
 }

@@ -4,7 +4,9 @@
 // A helper is reached by a jump with frame.site set and the flags in AX. It returns where to go on, with all
 // registers loaded anew and the flags both in AX and in RFLAGS; or 0: then bt_run() returns.
 #include "engine/bt/bt.h"
+#include "x86/cpuid.h"
 #include "x86/fpu.h"
+#include "x86/hostexec.h"
 
 #define FRAME(field) (offsetof(struct x86_cpu, frame) + offsetof(struct x86_code_frame, field))
 #define GPR(n) (offsetof(struct x86_cpu, gpr) + 8 * (n))
@@ -33,8 +35,71 @@ static void pop(struct asm_buf *b, unsigned reg)
     asm8(b, (uint8_t)(0x58 | (reg & 7)));
 }
 
+// Opcode 6F (load) or 7F (store) of VMOVDQU, 10 or 11 of MOVUPS, for all vector registers.
+static void vectors(struct asm_buf *b, bool store)
+{
+    const bool avx = hostexec_has(X86_FEATURE_avx);
+    for (unsigned n = 0; n < 16; n++) {
+        asm8(b, 0x65); // gs
+        if (avx) {
+            asm8(b, 0xc5);
+            asm8(b, n < 8 ? 0xfe : 0x7e);
+            asm8(b, store ? 0x7f : 0x6f);
+        } else {
+            if (n >= 8)
+                asm8(b, 0x44);
+            asm8(b, 0x0f);
+            asm8(b, store ? 0x11 : 0x10);
+        }
+        asm8(b, (uint8_t)((n & 7) << 3 | 4)); // [disp32]
+        asm8(b, 0x25);
+        asm32(b, (uint32_t)(offsetof(struct x86_cpu, vec) + n * sizeof(union x86_vec)));
+    }
+    if (store && avx) { // VZEROUPPER: C code uses the lower halves alone
+        asm8(b, 0xc5);
+        asm8(b, 0xf8);
+        asm8(b, 0x77);
+    }
+}
+
+// C code destroys the vector registers. MXCSR may stay as the guest has it.
+static void vectors_save(struct asm_buf *b)
+{
+    uint8_t *over;
+    asm_alu_mem_imm(b, false, 7, mem_gs(FRAME(no_vec)), 0, false);
+    over = asm_jcc(b, CC_NE);
+    vectors(b, true);
+    asm_store_imm(b, false, mem_gs(FRAME(no_vec)), 1);
+    asm_fix(over, b->p);
+}
+
+static void vectors_load(struct asm_buf *b)
+{
+    const struct bt_mem mxcsr = mem_gs(offsetof(struct x86_cpu, mxcsr));
+    const struct bt_mem resident = mem_gs(offsetof(struct x86_cpu, fpu_resident));
+    uint8_t *over, *has, *unsafe;
+    asm_alu_mem_imm(b, false, 7, mem_gs(FRAME(want_vec)), 0, false);
+    over = asm_jcc(b, CC_E);
+    vectors(b, false);
+    asm_store_imm(b, false, mem_gs(FRAME(no_vec)), 0);
+    asm_mem(b, false, 0xf6, 0, resident); // test byte
+    asm8(b, X86_FPU_MXCSR);
+    has = asm_jcc(b, CC_NE);
+    asm_load32(b, HOST_RAX, mxcsr);
+    asm_alu_imm(b, false, 4, HOST_RAX, 0x7f80);
+    asm_alu_imm(b, false, 7, HOST_RAX, 0x1f80);
+    unsafe = asm_jcc(b, CC_NE);
+    asm_mem(b, false, 0x0fae, 2, mxcsr);  // ldmxcsr
+    asm_mem(b, false, 0x80, 1, resident); // or byte
+    asm8(b, X86_FPU_MXCSR);
+    asm_fix(unsafe, b->p);
+    asm_fix(has, b->p);
+    asm_fix(over, b->p);
+}
+
 static void load_and_go(struct asm_buf *b) // to S1
 {
+    vectors_load(b);
     asm_mem(b, false, 0x0fb7, BT_A, mem_gs(FRAME(flags))); // movzx eax, word
     asm_flags_load(b);
     asm_mem(b, false, 0x0fb7, BT_A, mem_gs(FRAME(flags)));
@@ -59,6 +124,7 @@ static uint32_t helper(struct bt *bt, struct asm_buf *b, uint64_t (*fn)(struct x
         asm_store(b, mem_gs(GPR(homes[i].guest)), homes[i].host);
     asm_store16(b, mem_gs(FRAME(flags)), BT_A);
     asm_store(b, mem_gs(FRAME(scratch)), BT_S1);
+    vectors_save(b);
     asm_load(b, HOST_RSP, mem_gs(FRAME(host_sp)));
     asm_load(b, HOST_RDI, mem_gs(FRAME(cpu)));
     asm_mov_imm(b, HOST_RAX, (uintptr_t)fn);
@@ -93,5 +159,6 @@ void bt_stubs_emit(struct bt *bt)
     bt->stub_step = helper(bt, &b, bt_on_step);
     bt->stub_poll = helper(bt, &b, bt_on_poll);
     bt->stub_entry = helper(bt, &b, bt_on_entry);
+    bt->stub_fp = helper(bt, &b, bt_on_fp);
     bt->used = bt->stubs_end = (offset(bt, &b) + 63) & ~63u;
 }

@@ -45,7 +45,7 @@ void tr_ax_free(struct bt_tr *t)
 // Does the body want the flags in AX when it begins? Where neither is certain, RFLAGS it is.
 static bool wants_saved(const struct bt_tr *t)
 {
-    if (t->poll || t->counted)
+    if (t->poll || t->counted || t->need)
         return true;
     for (unsigned i = 0; i < t->count; i++) {
         const struct bt_op *op = &t->op[i];
@@ -124,6 +124,7 @@ static void poll(struct bt_tr *t)
 static void body(struct bt_tr *t)
 {
     poll(t);
+    tr_need(t);
     for (t->now = 0; t->now < t->count && !t->failed; t->now++) {
         const struct bt_op *op = &t->op[t->now];
         t->boundary[t->now] = t->b.p;
@@ -145,7 +146,7 @@ static void sites_finish(struct bt_tr *t)
     const bool open = t->op[t->count - 1].kind <= KIND_JCC;
     for (uint32_t i = t->site_first; i < t->bt->site_count; i++) {
         struct bt_site *site = &t->bt->sites[i];
-        if (site->kind == BT_SITE_ACCESS)
+        if (site->kind == BT_SITE_ACCESS || (site->kind == BT_SITE_EXEC && !site->resume))
             site->resume = open || site->done + site->count < (int)t->count
                                ? tr_offset(t, t->boundary[site->done + site->count])
                                : BT_NO_RESUME;
@@ -192,7 +193,8 @@ struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct 
     memcpy(bytes, code->host + off, avail);
     memset(t, 0, offsetof(struct bt_tr, op));
     t->groups = t->colds = 0;
-    t->poll = t->failed = false;
+    t->poll = t->failed = t->x87_stored = false;
+    t->need = t->x87_last = 0;
     t->v = v;
     t->bt = bt;
     t->context = context;
@@ -221,6 +223,7 @@ struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct 
     t->block->identity = bt_identity_get(bt, lin & PAGE_MASK, code->gpa >> PAGE_SHIFT, context);
     if (!t->block->identity)
         goto full;
+    t->block->need = t->need;
     entries(t);
     body(t);
     if (t->failed)

@@ -23,9 +23,10 @@ enum bt_kind {
     KIND_MUL,
     KIND_CBW,
     KIND_CWD,
-    KIND_CARRY, // CLC STC CMC
-    KIND_DF,    // CLD STD
-    KIND_EXEC,  // by the interpreter, in the block
+    KIND_CARRY,  // CLC STC CMC
+    KIND_DF,     // CLD STD
+    KIND_VECTOR, // vector and x87 instructions, as KIND_NATIVE
+    KIND_EXEC,   // by the interpreter, in the block
     // These end a block, but for a conditional jump that is not taken.
     KIND_JCC,
     KIND_JMP,
@@ -68,6 +69,9 @@ struct bt_op {
     uint8_t access_count;
     bool flags_full; // writes all six flags, reads none
     bool flags_some; // reads flags, or writes some
+    uint8_t align;   // VECTOR: of its memory operand, or 0
+    bool x87;        // VECTOR: sets FIP and FOP
+    bool x87_data;   // ... and FDP, which nothing sets again before it may be seen
     struct bt_access access[2];
     uint64_t target; // JCC, JMP, CALL
 };
@@ -80,6 +84,8 @@ struct bt_group {
     uint8_t first, last; // instructions
     int64_t low, high;   // rel (ACCESS_SUM) or linear addresses: [low, high)
     uint16_t slot;
+    uint8_t aligned; // known to be, to so many bytes, at `aligned_at` (rel)
+    int64_t aligned_at;
 };
 #define BT_GROUPS_MAX (2 * BT_BLOCK_MAX)
 #define BT_GROUP_SPAN 512
@@ -120,7 +126,10 @@ struct bt_tr {
     uint16_t bytes;
     struct bt_group group[BT_GROUPS_MAX];
     unsigned groups;
-    bool poll; // the block has a backward or indirect branch
+    bool poll;        // the block has a backward or indirect branch
+    uint8_t need;     // BT_NEED_
+    uint8_t x87_last; // op + 1 of the last x87 instruction emitted that set FIP, or 0
+    bool x87_stored;  // frame.x87_site tells of it
 
     struct asm_buf b;
     bool e, a;                           // where the flags are: RFLAGS, AX
@@ -180,6 +189,14 @@ void tr_address(struct bt_tr *t, const struct x86_insn *x, bool linear);
 // --- compute.c
 void tr_compute(struct bt_tr *t, const struct bt_op *op);
 bool tr_encodable(const struct bt_tr *t, const struct bt_op *op);
+// --- vector.c
+void tr_classify_vector(struct bt_tr *t, struct bt_op *op);
+void tr_x87_pointers(struct bt_tr *t); // which x87 instructions have to set FDP
+void tr_need(struct bt_tr *t);         // emits the check that the host's registers are the guest's
+// Emits the check of the alignment; the operand may have moved to S1 alone.
+void tr_align(struct bt_tr *t, const struct bt_op *op, struct bt_mem *mem);
+void tr_x87_done(struct bt_tr *t, const struct bt_op *op);
+void tr_x87_leave(struct bt_tr *t, uint32_t site); // before a jump out of the block
 // --- flow.c
 void tr_exit(struct bt_tr *t, uint64_t target);
 void tr_flow(struct bt_tr *t, const struct bt_op *op);
