@@ -37,6 +37,7 @@ static struct bt_cold *check_fails(struct bt_tr *t, const struct bt_access *a, u
     site->seg = a->seg;
     site->align = t->op[t->now].align ? t->op[t->now].align - 1 : 0;
     site->access = a->write ? X86_ACCESS_READ | X86_ACCESS_WRITE : X86_ACCESS_READ;
+    site->stores = g->write;
     site->early = g->write && !a->write;
     site->count = (uint8_t)(takeover_end(t, t->now, g->last) + 1 - t->now);
     site->next = t->now + site->count < t->count ? t->op[t->now + site->count].off : t->bytes;

@@ -97,6 +97,7 @@ struct bt_site {
     uint8_t kind;
     bool flags_e; // EXIT: the flags are in RFLAGS at the jump
     bool cross;   // EXIT: to another page
+    bool stores;  // ACCESS: the slot is one for writing
     bool early;   // ACCESS: reads, but the slot is one for writing because a write follows
 };
 

@@ -132,7 +132,7 @@ void bt_cache_flush(struct bt *bt)
     bt->flushes++;
     for (struct bt_vcpu *v = bt->vcpus; v; v = v->next) {
         struct x86_code_frame *frame = &v->cpu->frame;
-        x86_code_frame_flush(frame);
+        memset(frame->mapped, 0, sizeof(frame->mapped));
         for (unsigned set = 0; set < X86_FRAME_SETS; set++)
             frame->target_context[set] = 0;
         v->context = 0;
@@ -151,6 +151,24 @@ static struct bt_page **page_place(struct bt *bt, uint64_t gfn)
     return place;
 }
 
+// Empties the slot if it leads to the page at `host`, or may: its owner may be filling it.
+static bool slot_empty(struct x86_code_frame *frame, struct x86_page_slot *slot,
+                       const uint8_t *host)
+{
+    bool may = false;
+    for (;;) {
+        uint64_t tag = atomic_load(&slot->page), addend = atomic_load(&slot->addend);
+        if ((tag & 1) || (!may && tag + addend != (uintptr_t)host)) {
+            if (atomic_load(&slot->page) == tag)
+                return may;
+        } else if (atomic_compare_exchange_strong(&slot->page, &tag,
+                                                  x86_code_frame_emptied(frame))) {
+            return true;
+        }
+        may = true; // it changed meanwhile
+    }
+}
+
 // Empties the write slots that lead to the page. Another vCPU that had one may be just before its store: waits
 // until it has left its block.
 void bt_code_marked(void *opaque, gpa_t gpa)
@@ -163,16 +181,9 @@ void bt_code_marked(void *opaque, gpa_t gpa)
     for (struct bt_vcpu *v = bt->vcpus; v; v = v->next) {
         bool had = false;
         for (unsigned set = 0; set < X86_FRAME_SETS; set++) {
-            for (unsigned i = 0; i < X86_FRAME_SLOTS; i++) {
-                struct x86_page_slot *slot = &v->cpu->frame.slot[set][X86_FRAME_WRITE][i];
-                uint64_t tag = atomic_load(&slot->page), addend = atomic_load(&slot->addend);
-                if (tag == X86_FRAME_NO_PAGE && atomic_load(&slot->page) == tag)
-                    continue;
-                if (tag + addend == (uintptr_t)page.host || atomic_load(&slot->page) != tag) {
-                    atomic_store(&slot->page, X86_FRAME_NO_PAGE);
-                    had = true;
-                }
-            }
+            for (unsigned i = 0; i < X86_FRAME_SLOTS; i++)
+                had |= slot_empty(&v->cpu->frame, &v->cpu->frame.slot[set][X86_FRAME_WRITE][i],
+                                  page.host);
         }
         // One's own helper may be in a block whose check is done: such a block is left.
         if (had && v == bt_current)

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 // --- contexts -------------------------------------------------------------------------------------------------
 
@@ -146,7 +147,7 @@ static void enter(struct bt_vcpu *v, struct bt_block *block)
     gva_t lin = cpu->seg[X86_CS].eff_base + block->rip;
     if (frame->target_context[set] != v->context) {
         for (unsigned i = 0; i < X86_FRAME_TARGETS; i++)
-            frame->target[set][i].rip = X86_FRAME_NO_PAGE;
+            frame->target[set][i].rip = ~(uint64_t)i; // whose place is another one
         frame->target_context[set] = v->context;
     }
     frame->mapped[(lin >> PAGE_SHIFT) & (X86_FRAME_MAPPED - 1)] = block->identity;
@@ -336,6 +337,7 @@ static struct engine_vcpu *engine_vcpu_create(struct engine *engine, struct x86_
     struct engine_vcpu *vcpu = engine_interp.vcpu_create(engine, cpu, err);
     struct bt *bt = engine->code_opaque;
     struct bt_vcpu *v;
+    uint64_t random = 0;
     if (!vcpu)
         return NULL;
     v = calloc(1, sizeof(*v));
@@ -351,7 +353,9 @@ static struct engine_vcpu *engine_vcpu_create(struct engine *engine, struct x86_
     memset(&cpu->frame, 0, sizeof(cpu->frame));
     cpu->frame.cpu = cpu;
     cpu->frame.no_vec = 1;
-    x86_code_frame_flush(&cpu->frame);
+    if (getrandom(&random, sizeof(random), GRND_NONBLOCK) != (ssize_t)sizeof(random))
+        random = (uintptr_t)v; // where the host put it
+    x86_code_frame_init(&cpu->frame, random);
     v->next = bt->vcpus;
     bt->vcpus = v;
     return vcpu;
@@ -401,6 +405,7 @@ static unsigned engine_counters(struct engine_vcpu *vcpu, struct engine_counter 
         {"interpreter_steps", s->steps},
         {"page_slot_misses", s->misses},
         {"page_slot_fills", s->fills},
+        {"page_slot_refills", v->cpu->frame.refills},
         {"page_crossings", s->crossings},
         {"direct_exits", s->exits},
         {"links", s->links},

@@ -154,12 +154,13 @@ static bool slot_fill(struct x86_cpu *cpu, const struct bt_site *site, gva_t lin
         if (flags != PAGE_FLAGS_PLAIN)
             return false;
     }
-    atomic_store_explicit(&slot->page, X86_FRAME_NO_PAGE, memory_order_relaxed);
+    x86_code_frame_list(&cpu->frame, slot);
+    atomic_store_explicit(&slot->page, x86_code_frame_emptied(&cpu->frame), memory_order_relaxed);
     atomic_store_explicit(&slot->addend, (uintptr_t)host - lin, memory_order_relaxed);
     atomic_store(&slot->page, page);
     // Whoever marks the page as code meanwhile sees the slot, or we see the mark (bt_code_marked).
     if ((access & X86_ACCESS_WRITE) && atomic_load(entry->flags) != PAGE_FLAGS_PLAIN) {
-        atomic_store(&slot->page, X86_FRAME_NO_PAGE);
+        atomic_store(&slot->page, x86_code_frame_emptied(&cpu->frame));
         return false;
     }
     return true;

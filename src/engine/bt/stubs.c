@@ -4,9 +4,11 @@
 // A helper is reached by a jump with frame.site set and the flags in AX. It returns where to go on, with all
 // registers loaded anew and the flags both in AX and in RFLAGS; or 0: then bt_run() returns.
 #include "engine/bt/bt.h"
+#include "memory/memory.h"
 #include "x86/cpuid.h"
 #include "x86/fpu.h"
 #include "x86/hostexec.h"
+#include "x86/mem.h"
 
 #define FRAME(field) (offsetof(struct x86_cpu, frame) + offsetof(struct x86_code_frame, field))
 #define GPR(n) (offsetof(struct x86_cpu, gpr) + 8 * (n))
@@ -141,6 +143,102 @@ static uint32_t helper(struct bt *bt, struct asm_buf *b, uint64_t (*fn)(struct x
     return start;
 }
 
+#define SLOT(field) (offsetof(struct x86_cpu, frame) + offsetof(struct x86_page_slot, field))
+
+static void and_imm(struct asm_buf *b, bool w, unsigned reg, int32_t imm)
+{
+    asm_alu_imm(b, w, 4, reg, imm);
+}
+
+// Behind a check that failed, with S1 the linear address of the first byte it covers: fills the slot from the TLB
+// if that permits the whole range, and goes back to the check. All else is bt_on_miss()'s, whose code follows.
+static void refill(struct bt *bt, struct asm_buf *b)
+{
+    const unsigned site = HOST_RCX, page = HOST_RDX, flags = HOST_R8, entry = BT_S2, slot = BT_S1;
+    static const uint8_t spilled[] = {HOST_RCX, HOST_RDX, HOST_R8};
+    uint8_t *slow[5], *store, *listed[2], *done, *fill, *fence;
+    asm_store(b, mem_gs(FRAME(scratch[0])), BT_S1);
+    for (unsigned i = 0; i < ARRAY_SIZE(spilled); i++)
+        asm_store(b, mem_gs(FRAME(scratch[2]) + 8 * i), spilled[i]);
+    asm_load32(b, site, mem_gs(FRAME(site)));
+    asm_reg(b, true, 0x69, site, site); // imul
+    asm32(b, sizeof(struct bt_site));
+    asm_mov_imm(b, BT_S2, (uintptr_t)bt->sites);
+    asm_reg(b, true, 0x01, BT_S2, site); // add
+    // Within one page?
+    asm_mov32(b, page, BT_S1);
+    and_imm(b, false, page, PAGE_SIZE - 1);
+    asm_mem(b, false, 0x0fb7, BT_S2, mem_at(site, offsetof(struct bt_site, span)));
+    asm_reg(b, false, 0x01, BT_S2, page);
+    asm_alu_imm(b, false, 7, page, PAGE_SIZE);
+    slow[0] = asm_jcc(b, CC_A);
+    asm_mov(b, entry, BT_S1);
+    asm_shift(b, true, 5, entry, PAGE_SHIFT - 6);
+    and_imm(b, false, entry, (X86_TLB_ENTRIES - 1) << 6);
+    asm_load(b, page, mem_gs(offsetof(struct x86_cpu, tlb)));
+    asm_mem(b, true, 0x03, entry, mem_at(page, offsetof(struct x86_tlb, cur)));
+    asm_mov(b, page, BT_S1);
+    and_imm(b, true, page, (int32_t)PAGE_MASK);
+    asm_mem(b, false, 0x0fb7, slot, mem_at(site, offsetof(struct bt_site, slot)));
+    asm_mem(b, false, 0x80, 7, mem_at(site, offsetof(struct bt_site, stores))); // cmp
+    asm8(b, 0);
+    store = asm_jcc(b, CC_NE);
+    asm_mem(b, true, 0x3b, page, mem_at(entry, offsetof(struct x86_tlb_entry, tag_read)));
+    slow[1] = asm_jcc(b, CC_NE);
+    fill = b->p;
+    asm_mem(b, false, 0xf6, 0, mem_gs_at(slot, SLOT(page)));
+    asm8(b, X86_FRAME_UNLISTED);
+    listed[0] = asm_jcc(b, CC_E);
+    asm_store(b, mem_gs(FRAME(scratch[5])), flags);
+    asm_load32(b, flags, mem_gs(FRAME(filled_count)));
+    asm_store16(b, (struct bt_mem){BT_REG_NONE, HOST_R8, 1, true, (int32_t)FRAME(filled)}, slot);
+    asm_alu_mem_imm(b, false, 0, mem_gs(FRAME(filled_count)), 1, false);
+    asm_load(b, flags, mem_gs(FRAME(scratch[5])));
+    asm_fix(listed[0], b->p);
+    asm_load(b, entry, mem_at(entry, offsetof(struct x86_tlb_entry, addend)));
+    asm_store(b, mem_gs_at(slot, SLOT(addend)), entry);
+    asm_mem(b, false, 0x80, 7, mem_at(site, offsetof(struct bt_site, stores)));
+    asm8(b, 0);
+    fence = asm_jcc(b, CC_NE);
+    asm_store(b, mem_gs_at(slot, SLOT(page)), page);
+    done = asm_jmp(b);
+    asm_fix(fence, b->p);
+    asm_mem(b, true, 0x87, page, mem_gs_at(slot, SLOT(page))); // xchg, a barrier
+    // Whoever marks the page as code meanwhile sees the slot, or we see the mark (bt_code_marked).
+    asm_mem(b, false, 0x80, 7, mem_at(flags, 0)); // cmp
+    asm8(b, PAGE_FLAGS_PLAIN);
+    listed[1] = asm_jcc(b, CC_E);
+    asm_load(b, entry, mem_gs(FRAME(no_page)));
+    and_imm(b, true, entry, ~X86_FRAME_UNLISTED);
+    asm_store(b, mem_gs_at(slot, SLOT(page)), entry);
+    slow[2] = asm_jmp(b);
+
+    asm_fix(store, b->p);
+    asm_mem(b, true, 0x3b, page, mem_at(entry, offsetof(struct x86_tlb_entry, tag_write)));
+    slow[3] = asm_jcc(b, CC_NE);
+    asm_load(b, flags, mem_at(entry, offsetof(struct x86_tlb_entry, flags)));
+    asm_mem(b, false, 0x80, 7, mem_at(flags, 0));
+    asm8(b, PAGE_FLAGS_PLAIN);
+    asm_fix(asm_jcc(b, CC_E), fill);
+    slow[4] = asm_jmp(b);
+
+    asm_fix(done, b->p);
+    asm_fix(listed[1], b->p);
+    asm_alu_mem_imm(b, true, 0, mem_gs(FRAME(refills)), 1, false);
+    asm_load32(b, BT_S1, mem_at(site, offsetof(struct bt_site, retry)));
+    asm_mov_imm(b, BT_S2, (uintptr_t)bt->rx);
+    asm_reg(b, true, 0x01, BT_S2, BT_S1);
+    for (unsigned i = 0; i < ARRAY_SIZE(spilled); i++)
+        asm_load(b, spilled[i], mem_gs(FRAME(scratch[2]) + 8 * i));
+    asm_reg(b, false, 0xff, 4, BT_S1); // jmp
+
+    for (unsigned i = 0; i < ARRAY_SIZE(slow); i++)
+        asm_fix(slow[i], b->p);
+    for (unsigned i = 0; i < ARRAY_SIZE(spilled); i++)
+        asm_load(b, spilled[i], mem_gs(FRAME(scratch[2]) + 8 * i));
+    asm_load(b, BT_S1, mem_gs(FRAME(scratch[0])));
+}
+
 void bt_stubs_emit(struct bt *bt)
 {
     struct asm_buf b = {bt->rw};
@@ -152,7 +250,9 @@ void bt_stubs_emit(struct bt *bt)
     asm_store(&b, mem_gs(FRAME(host_sp)), HOST_RSP);
     asm_mov(&b, BT_S1, HOST_RDI);
     load_and_go(&b);
-    bt->stub_miss = helper(bt, &b, bt_on_miss);
+    bt->stub_miss = offset(bt, &b);
+    refill(bt, &b);
+    helper(bt, &b, bt_on_miss);
     bt->stub_exec = helper(bt, &b, bt_on_exec);
     bt->stub_exit = helper(bt, &b, bt_on_exit);
     bt->stub_branch = helper(bt, &b, bt_on_branch);
