@@ -40,6 +40,7 @@ static struct bt_cold *check_fails(struct bt_tr *t, const struct bt_access *a, u
     site->stores = g->write;
     site->early = g->write && !a->write;
     site->count = (uint8_t)(takeover_end(t, t->now, g->last) + 1 - t->now);
+    t->reached[t->now + site->count] = true;
     site->next = t->now + site->count < t->count ? t->op[t->now + site->count].off : t->bytes;
     return tr_cold(t, number, t->bt->stub_miss, from);
 }
@@ -50,6 +51,7 @@ void tr_address(struct bt_tr *t, const struct x86_insn *x, bool linear)
     unsigned base = x->base < 16 ? bt_home[x->base] : BT_REG_NONE;
     unsigned index = x->index < 16 ? bt_home[x->index] : BT_REG_NONE;
     const bool based = linear && (x->seg >= X86_FS);
+    t->s1_slot = SLOT_NONE;
     if (x->base == X86_REG_RIP) {
         uint64_t at = t->rip + t->op[t->now].off + x->len + (uint64_t)x->disp;
         asm_mov_imm(&t->b, BT_S1, wide ? at : (uint32_t)at);
@@ -97,6 +99,7 @@ static struct bt_mem general(struct bt_tr *t, const struct bt_access *a)
 static struct bt_mem constant(struct bt_tr *t, const struct bt_access *a, bool check)
 {
     const struct bt_group *g = &t->group[a->group];
+    t->s1_slot = SLOT_NONE;
     if (check) {
         const int64_t page = g->low & (int64_t)PAGE_MASK;
         uint8_t *retry;
@@ -181,18 +184,23 @@ static struct bt_mem summed(struct bt_tr *t, const struct bt_access *a, bool che
         cold->s1 = S1_ADD_PAGE;
         cold->slot = g->slot;
     }
+    const int64_t disp = a->disp + (a->base == X86_RSP ? t->rsp_lag : 0);
+    const bool held = !check && t->s1_slot == g->slot; // S1 is the addend still
+    t->s1_slot = SLOT_NONE;
     if (!tr_64(t)) { // 32-bit addresses wrap
-        sum_to_s1(t, sum(t, a, a->disp));
+        sum_to_s1(t, sum(t, a, disp));
         asm_load(&t->b, BT_S2, addend);
         return mem_sum(BT_S1, BT_S2, 0, 0);
     }
+    m = sum(t, a, disp);
     if (!in_memory(a->base) && !in_memory(a->index)) {
-        m = sum(t, a, a->disp);
-        asm_load(&t->b, BT_S1, addend);
+        if (!held)
+            asm_load(&t->b, BT_S1, addend);
         if (m.base == BT_REG_NONE) {
             m.base = BT_S1;
         } else if (m.index == BT_REG_NONE) {
             m.index = BT_S1;
+            t->s1_slot = g->slot;
         } else {
             asm_lea(&t->b, true, BT_S1, mem_sum(m.base, BT_S1, 0, m.disp));
             m.base = BT_S1;
@@ -200,7 +208,6 @@ static struct bt_mem summed(struct bt_tr *t, const struct bt_access *a, bool che
         }
         return m;
     }
-    m = sum(t, a, a->disp);
     if (m.index == BT_REG_NONE) {
         asm_load(&t->b, BT_S2, addend);
         m.index = BT_S2;
@@ -209,6 +216,11 @@ static struct bt_mem summed(struct bt_tr *t, const struct bt_access *a, bool che
     asm_lea(&t->b, true, BT_S1, m);
     asm_load(&t->b, BT_S2, addend);
     return mem_sum(BT_S1, BT_S2, 0, 0);
+}
+
+bool tr_access_covered(const struct bt_tr *t, const struct bt_access *a)
+{
+    return a->class == ACCESS_SUM && t->group[a->group].first < t->now;
 }
 
 struct bt_mem tr_access(struct bt_tr *t, const struct bt_access *a)

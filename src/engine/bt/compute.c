@@ -253,7 +253,7 @@ static void push(struct bt_tr *t, const struct bt_op *op)
     else
         asm_mem(&t->b, wide, 0x89,
                 fetch(t, form->operand[0].kind == X86_OPND_RM ? x->rm : x->reg, BT_S2), m);
-    rsp_move(t, wide ? -8 : -4);
+    t->rsp_lag -= wide ? 8 : 4;
 }
 
 static void push_mem(struct bt_tr *t, const struct bt_op *op)
@@ -261,6 +261,7 @@ static void push_mem(struct bt_tr *t, const struct bt_op *op)
     const bool wide = tr_64(t);
     // The value waits in memory: a check needs both scratch registers.
     asm_mem(&t->b, wide, 0x8b, BT_S1, tr_access(t, &op->access[0]));
+    t->s1_slot = SLOT_NONE;
     asm_store(&t->b, mem_gs(FRAME(scratch[1])), BT_S1);
     struct bt_mem m = tr_access(t, &op->access[1]);
     if (wide) {
@@ -282,7 +283,7 @@ static void pop(struct bt_tr *t, const struct bt_op *op)
     asm_mem(&t->b, wide, 0x8b, home == BT_REG_NONE ? BT_S2 : home, m);
     if (home == BT_REG_NONE)
         asm_store(&t->b, mem_gs(GPR(op->x.reg)), BT_S2);
-    rsp_move(t, wide ? 8 : 4);
+    t->rsp_lag += wide ? 8 : 4;
 }
 
 static void leave(struct bt_tr *t, const struct bt_op *op)
@@ -324,8 +325,71 @@ static void direction(struct bt_tr *t, bool set)
                     false);
 }
 
+void tr_rsp_settle(struct bt_tr *t)
+{
+    if (t->rsp_lag)
+        rsp_move(t, t->rsp_lag);
+    t->rsp_lag = 0;
+}
+
+static bool names_rsp(const struct x86_insn *x)
+{
+    const struct x86_form *form = x86_insn_form(x);
+    if (x->has_mem && (x->base == X86_RSP || x->index == X86_RSP))
+        return true;
+    for (unsigned i = 0; i < form->operand_count; i++) {
+        struct x86_operand o = x86_operand_get(x, i);
+        if (!o.is_mem && o.reg == X86_RSP)
+            return true;
+    }
+    return false;
+}
+
+// May RSP lag behind while this is emitted? Only where nothing can leave the block.
+static bool lag_allowed(const struct bt_tr *t, const struct bt_op *op)
+{
+    for (unsigned i = 0; i < op->access_count; i++)
+        if (!tr_access_covered(t, &op->access[i]))
+            return false;
+    switch ((enum bt_kind)op->kind) {
+    case KIND_PUSH:
+    case KIND_POP:
+        return !names_rsp(&op->x);
+    case KIND_NATIVE:
+    case KIND_LEA:
+        return !names_rsp(&op->x);
+    case KIND_NOP:
+    case KIND_CBW:
+    case KIND_CWD:
+    case KIND_CARRY:
+        return true;
+    default:
+        return false;
+    }
+}
+
+// Does S1 survive? Where it was used for an address it is the addend that tr_access() noted.
+static bool s1_kept(const struct bt_tr *t, const struct bt_op *op)
+{
+    switch ((enum bt_kind)op->kind) {
+    case KIND_PUSH:
+    case KIND_POP:
+    case KIND_NOP:
+    case KIND_CBW:
+    case KIND_CWD:
+    case KIND_CARRY:
+        return true;
+    case KIND_NATIVE:
+        return op->access_count == 1 && op->access[0].class == ACCESS_SUM;
+    default:
+        return false;
+    }
+}
+
 void tr_compute(struct bt_tr *t, const struct bt_op *op)
 {
+    if (!lag_allowed(t, op))
+        tr_rsp_settle(t);
     switch ((enum bt_kind)op->kind) {
     case KIND_NATIVE:
     case KIND_VECTOR:
@@ -367,4 +431,6 @@ void tr_compute(struct bt_tr *t, const struct bt_op *op)
     default: // KIND_NOP
         break;
     }
+    if (!s1_kept(t, op))
+        t->s1_slot = SLOT_NONE;
 }

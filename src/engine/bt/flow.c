@@ -190,6 +190,7 @@ static void target_load(struct bt_tr *t, const struct bt_op *op)
         asm_load(&t->b, BT_S1, mem_gs(GPR(op->x.rm)));
     else
         asm_reg(&t->b, wide, 0x89, bt_home[op->x.rm], BT_S1);
+    t->s1_slot = SLOT_NONE;
 }
 
 static void jump_indirect(struct bt_tr *t, const struct bt_op *op)

@@ -127,12 +127,17 @@ static void body(struct bt_tr *t)
     tr_need(t);
     for (t->now = 0; t->now < t->count && !t->failed; t->now++) {
         const struct bt_op *op = &t->op[t->now];
+        if (t->reached[t->now] || op->kind >= KIND_JCC) {
+            tr_rsp_settle(t);
+            t->s1_slot = SLOT_NONE;
+        }
         t->boundary[t->now] = t->b.p;
         if (op->kind < KIND_JCC)
             tr_compute(t, op);
         else
             tr_flow(t, op);
     }
+    tr_rsp_settle(t);
     t->boundary[t->count] = t->b.p;
     t->now = t->count - 1;
     if (t->op[t->now].kind <= KIND_JCC)
@@ -195,6 +200,9 @@ struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct 
     t->groups = t->colds = 0;
     t->poll = t->failed = t->x87_stored = false;
     t->need = t->x87_last = 0;
+    t->s1_slot = SLOT_NONE;
+    t->rsp_lag = 0;
+    memset(t->reached, 0, sizeof(t->reached));
     t->v = v;
     t->bt = bt;
     t->context = context;

@@ -109,6 +109,7 @@ enum {
     S1_CONST
 };
 #define BT_COLD_MAX 256
+#define SLOT_NONE UINT16_MAX
 
 struct bt_tr {
     struct bt_vcpu *v;
@@ -132,8 +133,13 @@ struct bt_tr {
     bool x87_stored;  // frame.x87_site tells of it
 
     struct asm_buf b;
-    bool e, a;                           // where the flags are: RFLAGS, AX
-    unsigned now;                        // instruction that is being emitted
+    bool e, a; // where the flags are: RFLAGS, AX
+    // What need not be done again, or not yet, while no site lies between:
+    uint16_t s1_slot; // S1 holds this slot's addend, or SLOT_NONE
+    int32_t rsp_lag;  // the guest's RSP is the host's and this much
+    bool reached[BT_BLOCK_MAX +
+                 1]; // a site goes on at this boundary: nothing of the above holds there
+    unsigned now;    // instruction that is being emitted
     uint8_t *boundary[BT_BLOCK_MAX + 1]; // code of each instruction
     struct bt_cold cold[BT_COLD_MAX];
     unsigned colds;
@@ -179,6 +185,11 @@ ALWAYS_INLINE void tr_flags_written(struct bt_tr *t)
 // A site for the current instruction; never NULL, but see t->failed.
 struct bt_site *tr_site(struct bt_tr *t, enum bt_site_kind kind, uint32_t *number);
 struct bt_cold *tr_cold(struct bt_tr *t, uint32_t site, uint32_t stub, uint8_t *from);
+
+// The guest's RSP is in RSP again.
+void tr_rsp_settle(struct bt_tr *t);
+// The access's check was made by an earlier instruction.
+bool tr_access_covered(const struct bt_tr *t, const struct bt_access *a);
 
 // --- analyze.c
 bool tr_analyze(struct bt_tr *t, const uint8_t *bytes, unsigned avail);
