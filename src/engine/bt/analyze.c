@@ -291,12 +291,17 @@ static void access_operand(const struct bt_tr *t, struct bt_op *op, unsigned siz
     } else if (based) {
         access_add(op, ACCESS_SUM, x->disp, x->seg, size, write)->base =
             x->seg == X86_FS ? BASE_FS : BASE_GS;
-    } else if (x->base == X86_REG_RIP) {
-        access_add(op, ACCESS_CONST, (int64_t)(t->rip + op->off + x->len + (uint64_t)x->disp),
-                   x->seg, size, write);
-    } else if (alone) {
-        access_add(op, ACCESS_CONST, tr_64(t) ? x->disp : (int64_t)(uint32_t)x->disp, x->seg, size,
-                   write);
+    } else if (x->base == X86_REG_RIP || alone) {
+        int64_t at = x->disp;
+        if (!alone)
+            at = (int64_t)(t->rip + op->off + x->len + (uint64_t)at);
+        else if (!tr_64(t))
+            at = (int64_t)(uint32_t)at;
+        // Its check does not see an access that crosses a page's end.
+        if (((uint64_t)at & PAGE_OFFSET_MASK) + size > PAGE_SIZE)
+            access_add(op, ACCESS_GENERAL, 0, x->seg, size, write);
+        else
+            access_add(op, ACCESS_CONST, at, x->seg, size, write);
     } else if (near) {
         struct bt_access *a = access_add(op, ACCESS_SUM, x->disp, x->seg, size, write);
         a->base = x->base < 16 ? x->base : BASE_NONE;
