@@ -23,8 +23,8 @@ static unsigned takeover_end(const struct bt_tr *t, unsigned from, unsigned last
     return last;
 }
 
-static struct bt_cold *check_fails(struct bt_tr *t, const struct bt_access *a, uint8_t *retry,
-                                   uint8_t *from)
+struct bt_cold *tr_check_fails(struct bt_tr *t, const struct bt_access *a, uint8_t *retry,
+                               uint8_t *from)
 {
     const struct bt_group *g = &t->group[a->group];
     uint32_t number;
@@ -50,7 +50,7 @@ void tr_address(struct bt_tr *t, const struct x86_insn *x, bool linear)
     const bool wide = x->adsize == 8;
     unsigned base = x->base < 16 ? bt_home[x->base] : BT_REG_NONE;
     unsigned index = x->index < 16 ? bt_home[x->index] : BT_REG_NONE;
-    const bool based = linear && (x->seg >= X86_FS);
+    const bool based = linear && x->seg >= X86_FS && tr_64(t);
     t->s1_slot = SLOT_NONE;
     if (x->base == X86_REG_RIP) {
         uint64_t at = t->rip + t->op[t->now].off + x->len + (uint64_t)x->disp;
@@ -70,9 +70,11 @@ void tr_address(struct bt_tr *t, const struct x86_insn *x, bool linear)
             asm_mov_imm(&t->b, BT_S1, wide ? (uint64_t)x->disp : (uint64_t)(uint32_t)x->disp);
         else
             asm_lea(&t->b, wide, BT_S1, mem_sum(base, index, x->scale, x->disp));
+        if (x->adsize == 2)
+            asm_reg(&t->b, false, 0x0fb7, BT_S1, BT_S1); // movzx
     }
     if (based) {
-        // In 64-bit code the base is all there is to FS and GS; elsewhere such accesses are not translated.
+        // In 64-bit code the base is all there is to FS and GS.
         asm_load(&t->b, BT_S2,
                  mem_gs(offsetof(struct x86_cpu, seg) + x->seg * sizeof(struct x86_seg) +
                         offsetof(struct x86_seg, eff_base)));
@@ -91,7 +93,7 @@ static struct bt_mem general(struct bt_tr *t, const struct bt_access *a)
     asm_mov(&t->b, BT_S2, BT_S1);
     asm_mem(&t->b, true, 0x2b, BT_S2, mem_gs(SLOT_PAGE(g->slot))); // sub
     asm_alu_imm(&t->b, true, 7, BT_S2, (int32_t)PAGE_SIZE - a->size);
-    check_fails(t, a, retry, asm_jcc(&t->b, CC_A));
+    tr_check_fails(t, a, retry, asm_jcc(&t->b, CC_A));
     asm_mem(&t->b, true, 0x03, BT_S1, mem_gs(SLOT_ADDEND(g->slot))); // add
     return mem_at(BT_S1, 0);
 }
@@ -112,7 +114,7 @@ static struct bt_mem constant(struct bt_tr *t, const struct bt_access *a, bool c
             asm_mov_imm(&t->b, BT_S1, (uint64_t)page);
             asm_mem(&t->b, true, 0x3b, BT_S1, mem_gs(SLOT_PAGE(g->slot))); // cmp
         }
-        cold = check_fails(t, a, retry, asm_jcc(&t->b, CC_NE));
+        cold = tr_check_fails(t, a, retry, asm_jcc(&t->b, CC_NE));
         cold->s1 = S1_CONST;
         cold->value = (uint64_t)g->low;
     }
@@ -180,7 +182,7 @@ static struct bt_mem summed(struct bt_tr *t, const struct bt_access *a, bool che
         sum_to_s1(t, sum(t, a, a->disp - (a->rel - g->low)));
         asm_mem(&t->b, true, 0x2b, BT_S1, mem_gs(SLOT_PAGE(g->slot))); // sub
         asm_alu_imm(&t->b, true, 7, BT_S1, (int32_t)(PAGE_SIZE - (g->high - g->low)));
-        cold = check_fails(t, a, retry, asm_jcc(&t->b, CC_A));
+        cold = tr_check_fails(t, a, retry, asm_jcc(&t->b, CC_A));
         cold->s1 = S1_ADD_PAGE;
         cold->slot = g->slot;
     }
@@ -220,7 +222,7 @@ static struct bt_mem summed(struct bt_tr *t, const struct bt_access *a, bool che
 
 bool tr_access_covered(const struct bt_tr *t, const struct bt_access *a)
 {
-    return a->class == ACCESS_SUM && t->group[a->group].first < t->now;
+    return (a->class == ACCESS_SUM || a->class == ACCESS_SEG) && t->group[a->group].first < t->now;
 }
 
 struct bt_mem tr_access(struct bt_tr *t, const struct bt_access *a)
@@ -230,6 +232,8 @@ struct bt_mem tr_access(struct bt_tr *t, const struct bt_access *a)
                        (a == &t->op[t->now].access[0] || t->op[t->now].access[0].group != a->group);
     if (a->class == ACCESS_GENERAL)
         return general(t, a);
+    if (a->class == ACCESS_SEG)
+        return tr_segment_access(t, a, check);
     if (a->class == ACCESS_CONST)
         return constant(t, a, check);
     return summed(t, a, check);

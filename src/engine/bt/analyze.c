@@ -112,10 +112,10 @@ static const struct rule rules[] = {
     K(JMP, KIND_JMP),
     K(CALL, KIND_CALL),
     K(RET, KIND_RET),
-    K(LOOP, KIND_BRANCH),
-    K(LOOPE, KIND_BRANCH),
-    K(LOOPNE, KIND_BRANCH),
-    K(JCXZ, KIND_BRANCH),
+    K(LOOP, KIND_JCC),
+    K(LOOPE, KIND_JCC),
+    K(LOOPNE, KIND_JCC),
+    K(JCXZ, KIND_JCC),
 };
 
 // Operand description of kind `kind`, or NULL.
@@ -140,22 +140,57 @@ static const struct x86_operand_desc *memory_operand(const struct x86_insn *x, u
     return NULL;
 }
 
-static bool loads_segment(const struct x86_form *form)
+// The segment register that an instruction loads, or X86_SEG_COUNT.
+static unsigned loaded_segment(const struct x86_insn *x)
 {
-    const enum x86_operand_kind first = form->operand[0].kind;
+    const struct x86_form *form = x86_insn_form(x);
     switch (form->mnemonic_id) {
     case X86_MN_LDS:
+        return X86_DS;
     case X86_MN_LES:
+        return X86_ES;
     case X86_MN_LFS:
+        return X86_FS;
     case X86_MN_LGS:
+        return X86_GS;
     case X86_MN_LSS:
-        return true;
+        return X86_SS;
     case X86_MN_MOV:
+        if (form->operand[0].kind == X86_OPND_SREG)
+            return x->modrm >> 3 & 7;
+        break;
     case X86_MN_POP:
-        return first == X86_OPND_SREG || first == X86_OPND_FIXED_SREG;
+        if (form->operand[0].kind == X86_OPND_FIXED_SREG)
+            return form->operand[0].fixed;
+        break;
     default:
-        return false;
+        break;
     }
+    return X86_SEG_COUNT;
+}
+
+// Outside 64-bit mode: what reads or loads a segment register. SS is the interpreter's, for the shadow behind it.
+static bool classify_segment(const struct bt_tr *t, struct bt_op *op)
+{
+    const struct x86_insn *x = &op->x;
+    const struct x86_form *form = x86_insn_form(x);
+    const unsigned seg = loaded_segment(x);
+    if (tr_64(t))
+        return false;
+    if (form->mnemonic_id == X86_MN_MOV && form->operand[1].kind == X86_OPND_SREG) {
+        op->kind = (x->modrm >> 3 & 7) < X86_SEG_COUNT ? KIND_SEG_STORE : KIND_EXEC;
+        return true;
+    }
+    if (seg == X86_SEG_COUNT)
+        return false;
+    if (seg > X86_SEG_COUNT || seg == X86_CS || seg == X86_SS)
+        op->kind = KIND_STEP;
+    else if (!tr_segment_real(t, seg) || (form->attr & X86_INSN_PROT) ||
+             (form->mnemonic_id != X86_MN_MOV && form->mnemonic_id != X86_MN_POP))
+        op->kind = KIND_EXEC_SEG;
+    else
+        op->kind = form->mnemonic_id == X86_MN_MOV ? KIND_SEG_LOAD : KIND_SEG_POP;
+    return true;
 }
 
 static bool is_shift(unsigned mn)
@@ -167,15 +202,15 @@ static void classify(struct bt_tr *t, struct bt_op *op)
 {
     const struct x86_insn *x = &op->x;
     const struct x86_form *form = x86_insn_form(x);
-    // What loads a segment register may end the flat context that the block was translated for.
-    const bool ends = interp_ends_block(x) || (!tr_64(t) && loads_segment(form));
-    const unsigned stack = 1u << ((t->key->bits & BT_CTX_STACK) >> BT_CTX_STACK_SHIFT);
-    const unsigned word = tr_64(t) ? 8 : t->code == X86_CODE32 ? 4 : 2;
+    const bool ends = interp_ends_block(x);
+    const bool wide = !tr_64(t) || x->opsize == 8; // the operand size is one for the stack
     struct rule rule = {0, 0};
     uint32_t touched =
         (form->flags_read | form->flags_written | form->flags_undefined) & X86_FLAGS_ARITH;
     if (form->mnemonic_id < ARRAY_SIZE(rules))
         rule = rules[form->mnemonic_id];
+    if (classify_segment(t, op))
+        return;
     op->kind = rule.kind ? (uint8_t)(rule.kind - 1) : ends ? KIND_STEP : KIND_EXEC;
     if (!rule.kind) {
         if (!ends)
@@ -213,37 +248,34 @@ static void classify(struct bt_tr *t, struct bt_op *op)
             op->kind = KIND_EXEC;
         break;
     case KIND_LEA:
-        if (x->opsize < 4 || x->adsize < 4 || (x->adsize == 4 && x->base == X86_REG_RIP))
+        if ((tr_64(t) && (x->opsize < 4 || x->adsize < 4)) ||
+            (x->adsize == 4 && x->base == X86_REG_RIP))
             op->kind = KIND_EXEC;
         break;
     case KIND_PUSH:
     case KIND_POP:
     case KIND_LEAVE:
-        if (x->opsize != word || stack != word || word == 2 || form->operand_count > 1 ||
-            operand_of(form, X86_OPND_FIXED_SREG) || operand_of(form, X86_OPND_SREG))
+        if (!wide || form->operand_count > 1 || operand_of(form, X86_OPND_SREG) ||
+            (tr_64(t) && operand_of(form, X86_OPND_FIXED_SREG)))
             op->kind = KIND_EXEC;
         else if (op->kind == KIND_POP && (!operand_of(form, X86_OPND_OPREG) || x->reg == X86_RSP))
             op->kind = KIND_EXEC;
         else if (op->kind == KIND_PUSH && operand_of(form, X86_OPND_RM) && x->has_mem)
-            op->kind = x->seg >= X86_FS || x->adsize == 2 || (!tr_64(t) && x->seg == X86_CS)
-                           ? KIND_EXEC
-                           : KIND_PUSH_MEM;
+            op->kind = tr_64(t) && x->seg >= X86_FS ? KIND_EXEC : KIND_PUSH_MEM;
         break;
     case KIND_JCC:
     case KIND_JMP:
     case KIND_CALL:
     case KIND_RET:
-        if (x->has_mem && (x->seg >= X86_FS || x->adsize == 2 || (!tr_64(t) && x->seg == X86_CS)))
-            op->kind = KIND_BRANCH;
-        else if (x->opsize != word || word == 2 || (op->kind >= KIND_CALL && stack != word)) {
+        if (!wide || (x->has_mem && tr_64(t) && x->seg >= X86_FS)) {
             op->kind = KIND_BRANCH;
         } else if (op->kind != KIND_RET && operand_of(form, X86_OPND_RM)) {
             op->kind = op->kind == KIND_JMP ? KIND_JMP_IND : KIND_CALL_IND;
         } else if (op->kind != KIND_RET) {
             op->target = t->rip + op->off + x->len + x->imm;
             if (!tr_64(t))
-                op->target &= 0xffffffff;
-            else if (!x86_canonical(op->target))
+                op->target &= x->opsize == 2 ? 0xffff : 0xffffffff;
+            if (tr_64(t) ? !x86_canonical(op->target) : op->target > t->key->cs_limit)
                 op->kind = KIND_BRANCH;
         }
         break;
@@ -252,9 +284,6 @@ static void classify(struct bt_tr *t, struct bt_op *op)
     }
     if (ends && op->kind == KIND_EXEC)
         op->kind = KIND_STEP;
-    // A code segment is read only, and not always readable (SDM vol. 3, 5.5): flat says nothing of that.
-    if (x->has_mem && x->seg == X86_CS && !tr_64(t) && op->kind != KIND_STEP)
-        op->kind = form->attr & X86_INSN_BRANCH ? KIND_BRANCH : KIND_EXEC;
 }
 
 // --- accesses ---------------------------------------------------------------------------------------------------
@@ -274,19 +303,20 @@ static struct bt_access *access_add(struct bt_op *op, enum bt_access_class class
     return a;
 }
 
-static void access_stack(struct bt_op *op, unsigned reg, int64_t disp, unsigned size, bool write)
-{
-    access_add(op, ACCESS_SUM, disp, X86_SS, size, write)->base = (uint8_t)reg;
-}
-
 static void access_operand(const struct bt_tr *t, struct bt_op *op, unsigned size, bool write)
 {
     const struct x86_insn *x = &op->x;
     const unsigned word = tr_64(t) ? 8 : 4;
     const bool alone = x->base == X86_REG_NONE && x->index == X86_REG_NONE;
-    const bool based = x->seg >= X86_FS;
+    const bool based = x->seg >= X86_FS && tr_64(t);
     const bool near = x->disp > -0x70000000 && x->disp < 0x70000000;
-    if (t->single || x->adsize != word || (based && !(tr_64(t) && alone && near))) {
+    if (!tr_64(t) && (x->adsize == 2 || !(tr_segment(t, x->seg) & BT_SEG_ZERO))) {
+        struct bt_access *a = access_add(op, ACCESS_SEG, x->disp, x->seg, size, write);
+        a->base = x->base < 16 ? x->base : BASE_NONE;
+        a->index = x->index < 16 ? x->index : BASE_NONE;
+        a->scale = x->index < 16 ? x->scale : 0;
+        a->adsize = x->adsize;
+    } else if (t->single || x->adsize != word || (based && !(alone && near))) {
         access_add(op, ACCESS_GENERAL, 0, x->seg, size, write);
     } else if (based) {
         access_add(op, ACCESS_SUM, x->disp, x->seg, size, write)->base =
@@ -312,10 +342,20 @@ static void access_operand(const struct bt_tr *t, struct bt_op *op, unsigned siz
     }
 }
 
+static void access_stack(const struct bt_tr *t, struct bt_op *op, unsigned base, int64_t disp,
+                         bool write)
+{
+    const bool flat = tr_64(t) || (tr_stack(t) == 4 && (tr_segment(t, X86_SS) & BT_SEG_ZERO));
+    struct bt_access *a =
+        access_add(op, flat ? ACCESS_SUM : ACCESS_SEG, disp, X86_SS, op->x.opsize, write);
+    a->base = (uint8_t)base;
+    a->adsize = (uint8_t)tr_stack(t);
+}
+
 static void accesses(const struct bt_tr *t, struct bt_op *op)
 {
-    const unsigned word = tr_64(t) ? 8 : 4;
-    unsigned size = 0;
+    const int64_t word = op->x.opsize;
+    unsigned size = op->x.opsize;
     switch ((enum bt_kind)op->kind) {
     case KIND_NATIVE:
     case KIND_VECTOR:
@@ -325,86 +365,136 @@ static void accesses(const struct bt_tr *t, struct bt_op *op)
             access_operand(t, op, size, d && (d->rw & X86_RW_WRITE));
         }
         break;
-    case KIND_PUSH:
-        access_stack(op, X86_RSP, -(int64_t)word, word, true);
+    case KIND_SEG_STORE:
+        if (op->x.has_mem)
+            access_operand(t, op, 2, true);
+        break;
+    case KIND_SEG_LOAD:
+        if (op->x.has_mem)
+            access_operand(t, op, 2, false);
         break;
     case KIND_PUSH_MEM:
-        access_operand(t, op, word, false);
-        access_stack(op, X86_RSP, -(int64_t)word, word, true);
+        access_operand(t, op, size, false);
+        access_stack(t, op, X86_RSP, -word, true);
+        break;
+    case KIND_PUSH:
+    case KIND_CALL:
+        access_stack(t, op, X86_RSP, -word, true);
         break;
     case KIND_POP:
+    case KIND_SEG_POP:
     case KIND_RET:
-        access_stack(op, X86_RSP, 0, word, false);
+        access_stack(t, op, X86_RSP, 0, false);
         break;
     case KIND_LEAVE:
-        access_stack(op, X86_RBP, 0, word, false);
-        break;
-    case KIND_CALL:
-        access_stack(op, X86_RSP, -(int64_t)word, word, true);
+        access_stack(t, op, X86_RBP, 0, false);
         break;
     case KIND_JMP_IND:
         if (op->x.has_mem)
-            access_operand(t, op, word, false);
+            access_operand(t, op, size, false);
         break;
     case KIND_CALL_IND:
         if (op->x.has_mem)
-            access_operand(t, op, word, false);
-        access_stack(op, X86_RSP, -(int64_t)word, word, true);
+            access_operand(t, op, size, false);
+        access_stack(t, op, X86_RSP, -word, true);
         break;
     default:
         break;
     }
+}
+
+// Do the segments' rights allow the accesses? Where they do not, the interpreter raises what is due.
+static bool accesses_allowed(const struct bt_tr *t, const struct bt_op *op)
+{
+    for (unsigned i = 0; i < op->access_count && !tr_64(t); i++)
+        if (!(tr_segment(t, op->access[i].seg) &
+              (op->access[i].write ? BT_SEG_WRITE : BT_SEG_READ)))
+            return false;
+    return true;
 }
 
 // What becomes of the general registers: a new version for each that gets an unknown value, a known distance
 // for those that are moved by a constant.
 struct registers {
     uint8_t version[BASE_COUNT];
-    int64_t delta[BASE_COUNT]; // of the value now from that at the version's start
+    uint8_t version16[BASE_COUNT]; // of the low 16 bits
+    int64_t delta[BASE_COUNT];     // of the value now from that at the version's start
+    uint8_t segment[X86_SEG_COUNT];
 };
 
 static void reg_new(struct registers *r, unsigned reg)
 {
     r->version[reg & 15]++;
+    r->version16[reg & 15]++;
     r->delta[reg & 15] = 0;
+}
+
+// The register moves by a constant, as an operand of `size` bytes.
+static void reg_move(const struct bt_tr *t, struct registers *r, unsigned reg, unsigned size,
+                     int64_t by)
+{
+    if (size == 1 || (tr_64(t) && size != 8)) {
+        reg_new(r, reg & (size == 1 && reg >= X86_REG8_HIGH ? 3 : 15));
+        return;
+    }
+    r->delta[reg & 15] += by;
+    if (size == 2)
+        r->version[reg & 15]++;
 }
 
 static void registers_after(const struct bt_tr *t, struct registers *r, const struct bt_op *op)
 {
     const struct x86_insn *x = &op->x;
     const struct x86_form *form = x86_insn_form(x);
-    const int64_t word = tr_64(t) ? 8 : 4;
+    const unsigned mn = form->mnemonic_id;
     switch ((enum bt_kind)op->kind) {
     case KIND_PUSH:
     case KIND_PUSH_MEM:
-        r->delta[X86_RSP] -= word;
+        reg_move(t, r, X86_RSP, tr_stack(t), -(int64_t)x->opsize);
         return;
     case KIND_POP:
-        r->delta[X86_RSP] += word;
+        reg_move(t, r, X86_RSP, tr_stack(t), x->opsize);
         reg_new(r, x->reg);
+        return;
+    case KIND_SEG_POP:
+        reg_move(t, r, X86_RSP, tr_stack(t), x->opsize);
+        r->segment[form->operand[0].fixed]++;
+        return;
+    case KIND_SEG_LOAD:
+        r->segment[x->modrm >> 3 & 7]++;
         return;
     case KIND_LEAVE:
         reg_new(r, X86_RSP);
         reg_new(r, X86_RBP);
         return;
     case KIND_EXEC:
+    case KIND_EXEC_SEG:
         for (unsigned i = 0; i < 16; i++)
             reg_new(r, i);
         r->version[BASE_FS]++; // WRFSBASE
         r->version[BASE_GS]++;
+        for (unsigned i = 0; i < X86_SEG_COUNT; i++)
+            r->segment[i]++;
         return;
     default:
         break;
     }
-    if ((form->mnemonic_id == X86_MN_ADD || form->mnemonic_id == X86_MN_SUB) && !x->has_mem &&
-        operand_of(form, X86_OPND_RM) && operand_of(form, X86_OPND_IMM) && x->opsize == word) {
+    if ((mn == X86_MN_ADD || mn == X86_MN_SUB) && !x->has_mem && operand_of(form, X86_OPND_RM) &&
+        operand_of(form, X86_OPND_IMM)) {
         int64_t imm = (int64_t)x->imm;
-        r->delta[x->rm & 15] += form->mnemonic_id == X86_MN_ADD ? imm : -imm;
+        reg_move(t, r, x->rm, form->operand[0].size == 1 ? 1 : x->opsize,
+                 mn == X86_MN_ADD ? imm : -imm);
         return;
     }
-    if (op->kind == KIND_LEA && x->opsize == word && x->adsize == word && x->base == x->reg &&
+    if ((mn == X86_MN_INC || mn == X86_MN_DEC) && !x->has_mem) {
+        const bool rm = form->operand[0].kind == X86_OPND_RM;
+        reg_move(t, r, rm ? x->rm : x->reg, form->operand[0].size == 1 ? 1 : x->opsize,
+                 mn == X86_MN_INC ? 1 : -1);
+        return;
+    }
+    if (op->kind == KIND_LEA && x->opsize <= x->adsize && x->base == x->reg &&
         x->index == X86_REG_NONE) {
-        r->delta[x->reg & 15] += x->disp;
+        reg_move(t, r, x->reg, x->opsize, x->disp);
         return;
     }
     for (unsigned i = 0; i < form->operand_count; i++) {
@@ -423,8 +513,28 @@ static void registers_after(const struct bt_tr *t, struct registers *r, const st
             reg_new(r, i);
 }
 
+// A group for the access alone; sets the access's `rel`, too. Offsets in segments are modulo the address size.
+static struct bt_group group_of(struct bt_access *a, const struct registers *r)
+{
+    const bool seg = a->class == ACCESS_SEG;
+    const uint8_t *version = seg && a->adsize == 2 ? r->version16 : r->version;
+    if (seg || a->class == ACCESS_SUM)
+        a->rel = a->disp + r->delta[a->base] + (int64_t)((uint64_t)r->delta[a->index] << a->scale);
+    if (seg)
+        a->rel = a->adsize == 2 ? (int16_t)a->rel : (int32_t)a->rel;
+    return (struct bt_group){.class = a->class,
+                             .base = a->base,
+                             .index = a->index,
+                             .scale = a->scale,
+                             .base_version = version[a->base],
+                             .index_version = version[a->index],
+                             .adsize = a->adsize,
+                             .seg = a->seg,
+                             .seg_version = seg ? r->segment[a->seg] : 0};
+}
+
 static bool group_takes(const struct bt_tr *t, const struct bt_group *g, const struct bt_access *a,
-                        const struct registers *r, unsigned now)
+                        const struct bt_group *made, unsigned now)
 {
     int64_t low = g->low < a->rel ? g->low : a->rel;
     int64_t high = g->high > a->rel + a->size ? g->high : a->rel + a->size;
@@ -432,12 +542,16 @@ static bool group_takes(const struct bt_tr *t, const struct bt_group *g, const s
         return false;
     // A check for reading becomes one for writing when the write is certain to follow.
     for (unsigned i = g->first; i < now && a->write && !g->write; i++)
-        if (t->op[i].kind == KIND_JCC || t->op[i].kind == KIND_EXEC)
+        if (t->op[i].kind == KIND_JCC || t->op[i].kind == KIND_EXEC ||
+            t->op[i].kind == KIND_EXEC_SEG)
             return false;
     if (a->class == ACCESS_CONST)
         return (low & (int64_t)PAGE_MASK) == ((high - 1) & (int64_t)PAGE_MASK);
+    if (a->class == ACCESS_SEG &&
+        (g->adsize != made->adsize || g->seg != made->seg || g->seg_version != made->seg_version))
+        return false;
     return g->base == a->base && g->index == a->index && g->scale == a->scale &&
-           g->base_version == r->version[a->base] && g->index_version == r->version[a->index] &&
+           g->base_version == made->base_version && g->index_version == made->index_version &&
            high - low <= BT_GROUP_SPAN;
 }
 
@@ -458,27 +572,19 @@ static void grouping(struct bt_tr *t)
         struct bt_op *op = &t->op[i];
         for (unsigned k = 0; k < op->access_count; k++) {
             struct bt_access *a = &op->access[k];
-            struct bt_group *g = NULL;
-            if (a->class == ACCESS_SUM)
-                a->rel =
-                    a->disp + r.delta[a->base] + (int64_t)((uint64_t)r.delta[a->index] << a->scale);
+            struct bt_group *g = NULL, made = group_of(a, &r);
             for (unsigned n = 0; n < t->groups && !t->single && a->class != ACCESS_GENERAL; n++) {
-                if (group_takes(t, &t->group[n], a, &r, i)) {
+                if (group_takes(t, &t->group[n], a, &made, i)) {
                     g = &t->group[n];
                     break;
                 }
             }
             if (!g) {
                 g = &t->group[t->groups++];
-                *g = (struct bt_group){.class = a->class,
-                                       .base = a->base,
-                                       .index = a->index,
-                                       .scale = a->scale,
-                                       .base_version = r.version[a->base],
-                                       .index_version = r.version[a->index],
-                                       .first = (uint8_t)i,
-                                       .low = a->rel,
-                                       .high = a->rel + a->size};
+                *g = made;
+                g->first = (uint8_t)i;
+                g->low = a->rel;
+                g->high = a->rel + a->size;
             }
             a->group = (uint8_t)(g - t->group);
             g->write |= a->write;
@@ -505,6 +611,13 @@ bool tr_analyze(struct bt_tr *t, const uint8_t *bytes, unsigned avail)
             break;
         classify(t, op);
         accesses(t, op);
+        if (!accesses_allowed(t, op)) {
+            op->kind = op->kind >= KIND_CALL                                   ? KIND_BRANCH
+                       : op->kind == KIND_SEG_LOAD || op->kind == KIND_SEG_POP ? KIND_EXEC_SEG
+                                                                               : KIND_EXEC;
+            op->access_count = op->align = 0;
+            op->flags_full = op->flags_some = op->x87 = false;
+        }
         t->bytes += op->x.len;
         t->count++;
         if ((op->kind == KIND_JCC || op->kind == KIND_JMP) && op->target <= t->rip + op->off)

@@ -37,6 +37,9 @@ enum host_cc {
     CC_A,
     CC_S,
     CC_NS,
+    CC_P,
+    CC_NP,
+    CC_L,
 };
 
 struct asm_buf {

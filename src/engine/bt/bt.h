@@ -39,6 +39,7 @@
 // What a block was translated for; together with gpa and rip its identity.
 struct bt_context {
     uint32_t bits; // BT_CTX_
+    uint32_t segs; // BT_SEG_ of each segment register, 5 bits each; 0 in 64-bit code
     uint64_t cs_base;
     uint64_t cs_limit; // UINT64_MAX when it does not matter
 };
@@ -47,7 +48,6 @@ struct bt_context {
 #define BT_CTX_STACK_SHIFT 2
 #define BT_CTX_SET 0x30 // enum x86_tlb_set
 #define BT_CTX_SET_SHIFT 4
-#define BT_CTX_FLAT 0x40    // CS, DS, ES, SS: base 0, no limit to be checked
 #define BT_CTX_COUNTED 0x80 // icount is exact, a budget may be set
 #define BT_CTX_SINGLE 0x100 // every access is checked by itself
 #define BT_CTX_SSE 0x200    // SSE, AVX, x87 instructions may run without a check
@@ -57,10 +57,19 @@ struct bt_context {
 #define BT_CTX_MXCSR 0x2000 // MXCSR may stay in the host's while C code runs: x86_fpu_load_mxcsr()
 #define BT_CTX_FP (BT_CTX_X87 | BT_CTX_MXCSR) // what instructions within a block may change
 #define BT_CONTEXTS_MAX 1024
+// What is known of a segment when a block is made; its base and limit are read from memory. Without READ and
+// WRITE (null, expand-down) its accesses are the interpreter's.
+#define BT_SEG_READ 1
+#define BT_SEG_WRITE 2
+#define BT_SEG_MAX 4   // limit 4 GiB
+#define BT_SEG_64K 8   // limit 64 KiB at least
+#define BT_SEG_ZERO 16 // base 0, limit 4 GiB
+#define BT_SEG_BITS 5
 
 enum bt_site_kind {
     BT_SITE_ACCESS, // a memory access that its slot does not cover
     BT_SITE_EXEC,   // an instruction for the interpreter, in the block
+    BT_SITE_SEG,    // the same, one that loads a segment register
     BT_SITE_EXIT,   // a direct branch
     BT_SITE_BRANCH, // an indirect branch that was not in the table
     BT_SITE_STEP,   // go on in the interpreter
@@ -166,8 +175,8 @@ struct bt {
     int fd;
     uint8_t *rw, *rx;
     uint64_t size, used, stubs_end;
-    uint32_t stub_enter, stub_miss, stub_exec, stub_exit, stub_branch, stub_step, stub_poll,
-        stub_entry, stub_fp;
+    uint32_t stub_enter, stub_miss, stub_slow, stub_exec, stub_seg, stub_exit, stub_branch,
+        stub_step, stub_poll, stub_entry, stub_fp;
 
     // Metadata, emptied with the code.
     uint8_t *arena;
@@ -235,12 +244,25 @@ bool bt_host_prepare(void);                  // this thread, for translated code
 uint64_t bt_host_enter(struct x86_cpu *cpu); // sets the GS base; what it was is for bt_host_leave()
 void bt_host_leave(uint64_t before);
 
+// --- loop.c: the context of the processor's state
+void bt_context_now(const struct bt_vcpu *v, struct bt_context *key);
+ALWAYS_INLINE bool bt_context_equal(const struct bt_context *a, const struct bt_context *b)
+{
+    return a->bits == b->bits && a->segs == b->segs && a->cs_base == b->cs_base &&
+           a->cs_limit == b->cs_limit;
+}
+
+// --- segment.c: BT_SEG_ of all segment registers
+uint32_t bt_segments_now(const struct x86_cpu *cpu);
+
 // --- stubs.c
 void bt_stubs_emit(struct bt *bt);
 
 // --- runtime.c: called from translated code; return the host address to go on at, or 0 to leave
 uint64_t bt_on_miss(struct x86_cpu *cpu);
+uint64_t bt_on_slow(struct x86_cpu *cpu);
 uint64_t bt_on_exec(struct x86_cpu *cpu);
+uint64_t bt_on_seg(struct x86_cpu *cpu);
 uint64_t bt_on_exit(struct x86_cpu *cpu);
 uint64_t bt_on_branch(struct x86_cpu *cpu);
 uint64_t bt_on_step(struct x86_cpu *cpu);

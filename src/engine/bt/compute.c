@@ -147,10 +147,6 @@ bool tr_encodable(const struct bt_tr *t, const struct bt_op *op)
     const struct bt_mem both = mem_sum(BT_S1, BT_S2, 0, 0);
     struct placement p;
     uint8_t bytes[BT_ENCODE_MAX];
-    // FS and GS outside 64-bit code have limits, CS has rights that are not checked at all otherwise.
-    if (op->x.has_mem && !tr_64(t) &&
-        (op->x.seg >= X86_FS || op->x.seg == X86_CS || op->x.adsize == 2))
-        return false;
     // With a base of its own the offset must be canonical too: left to the interpreter where it is not
     // certain.
     if (op->x.has_mem && tr_64(t) && op->x.seg >= X86_FS &&
@@ -208,6 +204,9 @@ static void lea(struct bt_tr *t, const struct bt_op *op)
         if (x->opsize == 4)
             asm_mov32(&t->b, BT_S1, BT_S1);
         asm_store(&t->b, mem_gs(GPR(x->reg)), BT_S1);
+    } else if (x->opsize == 2) {
+        asm8(&t->b, 0x66);
+        asm_mov32(&t->b, reg, BT_S1);
     } else if (x->opsize == 4) {
         asm_mov32(&t->b, reg, BT_S1);
     } else {
@@ -222,7 +221,7 @@ static void lea_direct(struct bt_tr *t, const struct bt_op *op)
     const unsigned index = x->index < 16 ? bt_home[x->index] : BT_REG_NONE;
     const bool homes = bt_home[x->reg] != BT_REG_NONE && x->base < 16 && base != BT_REG_NONE &&
                        (x->index == X86_REG_NONE || index != BT_REG_NONE);
-    if (!homes || (x->adsize == 4 && x->opsize == 8))
+    if (!homes || x->opsize == 2 || x->adsize == 2 || (x->adsize == 4 && x->opsize == 8))
         lea(t, op);
     else
         asm_lea(&t->b, x->opsize == 8, bt_home[x->reg], mem_sum(base, index, x->scale, x->disp));
@@ -237,61 +236,88 @@ static unsigned fetch(struct bt_tr *t, unsigned guest, unsigned scratch)
     return scratch;
 }
 
-static void rsp_move(struct bt_tr *t, int64_t by)
+void tr_mem(struct bt_tr *t, unsigned size, unsigned op, unsigned reg, struct bt_mem m)
 {
-    asm_lea(&t->b, tr_64(t), HOST_RSP, mem_at(HOST_RSP, by));
+    if (size == 2)
+        asm8(&t->b, 0x66);
+    asm_mem(&t->b, size == 8, op, reg, m);
+}
+
+// rSP, as wide as the stack is, moves.
+void tr_sp_move(struct bt_tr *t, int64_t by)
+{
+    tr_mem(t, tr_stack(t), 0x8d, HOST_RSP, mem_at(HOST_RSP, by)); // lea
 }
 
 static void push(struct bt_tr *t, const struct bt_op *op)
 {
     const struct x86_insn *x = &op->x;
-    const bool wide = tr_64(t);
-    const struct x86_form *form = x86_insn_form(x);
+    const struct x86_operand_desc *d = &x86_insn_form(x)->operand[0];
     struct bt_mem m = tr_access(t, &op->access[0]);
-    if (form->operand[0].kind == X86_OPND_IMM)
-        asm_store_imm(&t->b, wide, m, (int32_t)x->imm);
-    else
-        asm_mem(&t->b, wide, 0x89,
-                fetch(t, form->operand[0].kind == X86_OPND_RM ? x->rm : x->reg, BT_S2), m);
-    t->rsp_lag -= wide ? 8 : 4;
+    if (d->kind == X86_OPND_IMM) {
+        tr_mem(t, x->opsize, 0xc7, 0, m);
+        if (x->opsize == 2) {
+            asm8(&t->b, (uint8_t)x->imm);
+            asm8(&t->b, (uint8_t)(x->imm >> 8));
+        } else {
+            asm32(&t->b, (uint32_t)x->imm);
+        }
+    } else if (d->kind == X86_OPND_FIXED_SREG) {
+        t->s1_slot = SLOT_NONE;
+        asm_lea(&t->b, true, BT_S1, m);
+        asm_mem(&t->b, false, 0x0fb7, BT_S2, mem_gs(SEG(d->fixed, sel)));
+        tr_mem(t, x->opsize, 0x89, BT_S2, mem_at(BT_S1, 0));
+    } else {
+        tr_mem(t, x->opsize, 0x89, fetch(t, d->kind == X86_OPND_RM ? x->rm : x->reg, BT_S2), m);
+    }
+    t->rsp_lag -= x->opsize;
 }
 
 static void push_mem(struct bt_tr *t, const struct bt_op *op)
 {
-    const bool wide = tr_64(t);
+    const unsigned size = op->x.opsize;
     // The value waits in memory: a check needs both scratch registers.
-    asm_mem(&t->b, wide, 0x8b, BT_S1, tr_access(t, &op->access[0]));
+    tr_mem(t, size, 0x8b, BT_S1, tr_access(t, &op->access[0]));
     t->s1_slot = SLOT_NONE;
     asm_store(&t->b, mem_gs(FRAME(scratch[1])), BT_S1);
     struct bt_mem m = tr_access(t, &op->access[1]);
-    if (wide) {
+    if (size == 8) {
         asm_load(&t->b, BT_S2, mem_gs(FRAME(scratch[1])));
         asm_store(&t->b, m, BT_S2);
-    } else { // the address is S1 + S2
+    } else { // the address may be S1 + S2
         asm_lea(&t->b, true, BT_S1, m);
         asm_load32(&t->b, BT_S2, mem_gs(FRAME(scratch[1])));
-        asm_store32(&t->b, mem_at(BT_S1, 0), BT_S2);
+        tr_mem(t, size, 0x89, BT_S2, mem_at(BT_S1, 0));
     }
-    rsp_move(t, wide ? -8 : -4);
+    tr_sp_move(t, -(int64_t)size);
 }
 
 static void pop(struct bt_tr *t, const struct bt_op *op)
 {
-    const bool wide = tr_64(t);
+    const unsigned size = op->x.opsize;
     const unsigned home = bt_home[op->x.reg];
     struct bt_mem m = tr_access(t, &op->access[0]);
-    asm_mem(&t->b, wide, 0x8b, home == BT_REG_NONE ? BT_S2 : home, m);
+    tr_mem(t, size, 0x8b, home == BT_REG_NONE ? BT_S2 : home, m);
     if (home == BT_REG_NONE)
         asm_store(&t->b, mem_gs(GPR(op->x.reg)), BT_S2);
-    t->rsp_lag += wide ? 8 : 4;
+    t->rsp_lag += (int32_t)size;
+}
+
+static void pop_segment(struct bt_tr *t, const struct bt_op *op)
+{
+    asm_mem(&t->b, false, 0x0fb7, BT_S2, tr_access(t, &op->access[0]));
+    tr_segment_set(t, x86_insn_form(&op->x)->operand[0].fixed);
+    tr_sp_move(t, op->x.opsize);
 }
 
 static void leave(struct bt_tr *t, const struct bt_op *op)
 {
-    const bool wide = tr_64(t);
-    asm_mem(&t->b, wide, 0x8b, BT_S1, tr_access(t, &op->access[0]));
-    asm_lea(&t->b, wide, HOST_RSP, mem_at(HOST_RBP, wide ? 8 : 4));
-    asm_reg(&t->b, wide, 0x89, BT_S1, HOST_RBP);
+    const unsigned size = op->x.opsize;
+    tr_mem(t, size, 0x8b, BT_S1, tr_access(t, &op->access[0]));
+    tr_mem(t, tr_stack(t), 0x8d, HOST_RSP, mem_at(HOST_RBP, size)); // lea
+    if (size == 2)
+        asm8(&t->b, 0x66);
+    asm_reg(&t->b, size == 8, 0x89, BT_S1, HOST_RBP);
 }
 
 static void extend_rax(struct bt_tr *t, unsigned size)
@@ -328,7 +354,7 @@ static void direction(struct bt_tr *t, bool set)
 void tr_rsp_settle(struct bt_tr *t)
 {
     if (t->rsp_lag)
-        rsp_move(t, t->rsp_lag);
+        tr_sp_move(t, t->rsp_lag);
     t->rsp_lag = 0;
 }
 
@@ -425,8 +451,20 @@ void tr_compute(struct bt_tr *t, const struct bt_op *op)
     case KIND_DF:
         direction(t, op->x.opcode == 0xfd);
         break;
+    case KIND_SEG_STORE:
+        tr_segment_store(t, op);
+        break;
+    case KIND_SEG_LOAD:
+        tr_segment_load(t, op);
+        break;
+    case KIND_SEG_POP:
+        pop_segment(t, op);
+        break;
     case KIND_EXEC:
         tr_exec(t, op, BT_SITE_EXEC);
+        break;
+    case KIND_EXEC_SEG:
+        tr_exec(t, op, BT_SITE_SEG);
         break;
     default: // KIND_NOP
         break;

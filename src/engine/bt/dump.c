@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const kind_names[] = {"access", "exec", "exit", "branch",
-                                         "step",   "poll", "entry"};
+static const char *const kind_names[] = {"access", "exec", "segment", "exit",
+                                         "branch", "step", "poll",    "entry"};
 
 bool bt_dump_open(struct bt *bt, const struct engine_options *options, struct error *err)
 {
@@ -96,6 +96,7 @@ const char *bt_stub_name(const struct bt *bt, uint32_t offset)
         uint32_t at;
         const char *name;
     } stubs[] = {{bt->stub_miss, "stub_miss"},  {bt->stub_exec, "stub_exec"},
+                 {bt->stub_slow, "stub_slow"},  {bt->stub_seg, "stub_seg"},
                  {bt->stub_exit, "stub_exit"},  {bt->stub_branch, "stub_branch"},
                  {bt->stub_step, "stub_step"},  {bt->stub_poll, "stub_poll"},
                  {bt->stub_entry, "stub_entry"}};
@@ -185,10 +186,14 @@ static void put_context(const struct bt *bt, uint32_t number)
 {
     static const char *const codes[] = {
         [X86_CODE16] = "16-bit", [X86_CODE32] = "32-bit", [X86_CODE64] = "64-bit"};
-    const uint32_t bits = bt->contexts[number].bits;
-    fprintf(bt->dump, "context %u: %s, set %u%s%s%s", number, codes[bits & BT_CTX_CODE],
-            (bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT, bits & BT_CTX_FLAT ? ", flat" : "",
-            bits & BT_CTX_COUNTED ? ", counted" : "", bits & BT_CTX_SINGLE ? ", single" : "");
+    const uint32_t bits = bt->contexts[number].bits, segs = bt->contexts[number].segs;
+    fprintf(bt->dump, "context %u: %s, set %u", number, codes[bits & BT_CTX_CODE],
+            (bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT);
+    if ((bits & BT_CTX_CODE) != X86_CODE64)
+        fprintf(bt->dump, ", segments %08x, code at %llx", segs,
+                (unsigned long long)bt->contexts[number].cs_base);
+    fprintf(bt->dump, "%s%s", bits & BT_CTX_COUNTED ? ", counted" : "",
+            bits & BT_CTX_SINGLE ? ", single" : "");
 }
 
 void bt_dump_block(struct bt *bt, const struct bt_block *block, const uint8_t *guest)

@@ -86,18 +86,49 @@ void tr_exit(struct bt_tr *t, uint64_t target)
     site->resume = tr_offset(t, field);
 }
 
+// LOOP, LOOPE, LOOPNE, JCXZ: counts, and jumps where the jump is taken. The flags stay in AX. *over: a short jump
+// behind it all.
+static uint8_t *loop_jump(struct bt_tr *t, const struct bt_op *op, uint8_t **over)
+{
+    const unsigned mn = x86_insn_form(&op->x)->mnemonic_id, size = op->x.adsize;
+    tr_flags_clobber(t);
+    if (mn != X86_MN_JCXZ)
+        tr_mem(t, size, 0x8d, HOST_RCX, mem_at(HOST_RCX, -1)); // lea
+    if (mn == X86_MN_LOOPE || mn == X86_MN_LOOPNE) {
+        asm8(&t->b, 0xf6); // test ah, ZF
+        asm8(&t->b, 0xc4);
+        asm8(&t->b, X86_FLAG_ZF);
+        asm8(&t->b, mn == X86_MN_LOOPE ? 0x74 : 0x75);
+        *over = t->b.p;
+        asm8(&t->b, 0);
+    }
+    if (size == 2)
+        asm8(&t->b, 0x66);
+    asm_reg(&t->b, size == 8, 0x85, HOST_RCX, HOST_RCX); // test
+    patch_align(t, 2);
+    return asm_jcc(&t->b, mn == X86_MN_JCXZ ? CC_E : CC_NE);
+}
+
 static void conditional(struct bt_tr *t, const struct bt_op *op)
 {
     const bool cross = crosses(t, op->target);
     uint32_t number;
     struct bt_site *site = tr_site(t, BT_SITE_EXIT, &number);
     struct bt_cold *cold;
-    uint8_t *field;
-    tr_flags_loaded(t);
+    uint8_t *field, *over = NULL;
+    const bool loop = op->x.map == X86_MAP_1 && op->x.opcode >= 0xe0;
+    if (!loop)
+        tr_flags_loaded(t);
     tr_x87_leave(t, number);
-    patch_align(t, 2);
-    field = asm_jcc(&t->b, op->x.opcode & 15);
+    if (loop) {
+        field = loop_jump(t, op, &over);
+    } else {
+        patch_align(t, 2);
+        field = asm_jcc(&t->b, op->x.opcode & 15);
+    }
     cold = tr_cold(t, number, t->bt->stub_exit, field);
+    if (over)
+        *over = (uint8_t)(t->b.p - (over + 1));
     cold->uncount = not_retired(t);
     cold->trampoline = cross || cold->uncount;
     site->target = op->target;
@@ -136,6 +167,7 @@ void tr_exec(struct bt_tr *t, const struct bt_op *op, enum bt_site_kind kind)
     tr_flags_saved(t);
     call_stub(t, number,
               kind == BT_SITE_EXEC     ? t->bt->stub_exec
+              : kind == BT_SITE_SEG    ? t->bt->stub_seg
               : kind == BT_SITE_BRANCH ? t->bt->stub_branch
                                        : t->bt->stub_step);
     site->resume = tr_offset(t, t->b.p);
@@ -170,26 +202,36 @@ static size_t target_code(const struct bt_tr *t)
            offsetof(struct x86_branch_target, code);
 }
 
+// S1 = the target that the first access leads to.
+static void target_read(struct bt_tr *t, const struct bt_op *op)
+{
+    struct bt_mem m = tr_access(t, &op->access[0]);
+    if (op->x.opsize == 2)
+        asm_mem(&t->b, false, 0x0fb7, BT_S1, m); // movzx
+    else
+        asm_mem(&t->b, op->x.opsize == 8, 0x8b, BT_S1, m);
+}
+
 static void ret(struct bt_tr *t, const struct bt_op *op)
 {
-    const bool wide = tr_64(t);
     const int64_t extra = x86_insn_form(&op->x)->operand_count ? (int64_t)op->x.imm : 0;
-    asm_mem(&t->b, wide, 0x8b, BT_S1, tr_access(t, &op->access[0]));
+    target_read(t, op);
     target_find(t, op);
-    asm_lea(&t->b, wide, HOST_RSP, mem_at(HOST_RSP, (wide ? 8 : 4) + extra));
+    tr_sp_move(t, op->x.opsize + extra);
     asm_mem(&t->b, false, 0xff, 4, mem_gs_at(BT_S2, target_code(t))); // jmp
 }
 
 // S1 = the target of an indirect branch.
 static void target_load(struct bt_tr *t, const struct bt_op *op)
 {
-    const bool wide = tr_64(t);
     if (op->x.has_mem)
-        asm_mem(&t->b, wide, 0x8b, BT_S1, tr_access(t, &op->access[0]));
+        target_read(t, op);
     else if (bt_home[op->x.rm] == BT_REG_NONE)
         asm_load(&t->b, BT_S1, mem_gs(GPR(op->x.rm)));
+    else if (op->x.opsize == 2)
+        asm_reg(&t->b, false, 0x0fb7, BT_S1, bt_home[op->x.rm]); // movzx
     else
-        asm_reg(&t->b, wide, 0x89, bt_home[op->x.rm], BT_S1);
+        asm_reg(&t->b, op->x.opsize == 8, 0x89, bt_home[op->x.rm], BT_S1);
     t->s1_slot = SLOT_NONE;
 }
 
@@ -203,10 +245,14 @@ static void jump_indirect(struct bt_tr *t, const struct bt_op *op)
 // Stores the return address and moves RSP.
 static void push_return(struct bt_tr *t, const struct bt_op *op, const struct bt_access *a)
 {
-    const bool wide = tr_64(t);
+    const unsigned size = op->x.opsize;
     const uint64_t back = t->rip + op->off + op->x.len;
     struct bt_mem m = tr_access(t, a);
-    if (!wide) {
+    if (size == 2) {
+        tr_mem(t, size, 0xc7, 0, m);
+        asm8(&t->b, (uint8_t)back);
+        asm8(&t->b, (uint8_t)(back >> 8));
+    } else if (size == 4) {
         asm_store_imm(&t->b, false, m, (int32_t)back);
     } else if (tr_fits32((int64_t)back)) {
         asm_store_imm(&t->b, true, m, (int32_t)back);
@@ -214,7 +260,7 @@ static void push_return(struct bt_tr *t, const struct bt_op *op, const struct bt
         asm_mov_imm(&t->b, BT_S2, back);
         asm_store(&t->b, m, BT_S2);
     }
-    asm_lea(&t->b, wide, HOST_RSP, mem_at(HOST_RSP, wide ? -8 : -4));
+    tr_sp_move(t, -(int64_t)size);
 }
 
 static void call_indirect(struct bt_tr *t, const struct bt_op *op)

@@ -13,20 +13,14 @@
 
 // --- contexts -------------------------------------------------------------------------------------------------
 
-static void context_now(const struct bt_vcpu *v, struct bt_context *key)
+void bt_context_now(const struct bt_vcpu *v, struct bt_context *key)
 {
     const struct x86_cpu *cpu = v->cpu;
     const struct x86_seg *cs = &cpu->seg[X86_CS];
-    const unsigned all = X86_ACCESS_READ | X86_ACCESS_WRITE;
     uint32_t set = (uint32_t)((cpu->tlb->cur - cpu->tlb->set[0]) / X86_TLB_ENTRIES);
-    bool flat = (cs->unchecked & X86_ACCESS_EXEC) && cs->eff_base == 0;
-    for (unsigned i = 0; i < X86_FS; i++)
-        if (i != X86_CS)
-            flat &= (cpu->seg[i].unchecked & all) == all && cpu->seg[i].eff_base == 0;
     key->bits = (uint32_t)cpu->code_size |
                 (uint32_t)__builtin_ctz(cpu->stack_size) << BT_CTX_STACK_SHIFT |
-                set << BT_CTX_SET_SHIFT | (flat ? BT_CTX_FLAT : 0) |
-                (x86_prot_mode(cpu) ? BT_CTX_PROT : 0) |
+                set << BT_CTX_SET_SHIFT | (x86_prot_mode(cpu) ? BT_CTX_PROT : 0) |
                 (cpu->soft.limit != UINT64_MAX || cpu->platform->counted ? BT_CTX_COUNTED : 0);
     if (!(cpu->cr0 & (X86_CR0_EM | X86_CR0_TS))) {
         key->bits |= bt_fp_context(cpu);
@@ -35,6 +29,7 @@ static void context_now(const struct bt_vcpu *v, struct bt_context *key)
         if ((cpu->cr4 & X86_CR4_OSXSAVE) && (cpu->xcr0 & 6) == 6 && x86_prot_mode(cpu))
             key->bits |= BT_CTX_AVX;
     }
+    key->segs = cpu->code_size == X86_CODE64 ? 0 : bt_segments_now(cpu);
     key->cs_base = cs->eff_base;
     key->cs_limit = cs->unchecked & X86_ACCESS_EXEC ? UINT64_MAX : cs->limit;
 }
@@ -43,8 +38,7 @@ static void context_now(const struct bt_vcpu *v, struct bt_context *key)
 static uint32_t context_number(struct bt *bt, const struct bt_context *key)
 {
     for (uint32_t i = 1; i < bt->context_count; i++)
-        if (bt->contexts[i].bits == key->bits && bt->contexts[i].cs_base == key->cs_base &&
-            bt->contexts[i].cs_limit == key->cs_limit)
+        if (bt_context_equal(&bt->contexts[i], key))
             return i;
     if (bt->context_count == BT_CONTEXTS_MAX)
         return 0;
@@ -56,9 +50,8 @@ static void context_update(struct bt_vcpu *v)
 {
     struct bt *bt = v->bt;
     struct bt_context key;
-    context_now(v, &key);
-    if (v->context && key.bits == v->key.bits && key.cs_base == v->key.cs_base &&
-        key.cs_limit == v->key.cs_limit)
+    bt_context_now(v, &key);
+    if (v->context && bt_context_equal(&key, &v->key))
         return;
     struct bt_context single = key;
     single.bits |= BT_CTX_SINGLE;
@@ -161,8 +154,7 @@ static void enter(struct bt_vcpu *v, struct bt_block *block)
 // May blocks run in this context at all?
 static bool translatable(const struct bt_vcpu *v)
 {
-    return (v->key.bits & BT_CTX_FLAT) && v->context != 0 &&
-           (v->key.bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT != X86_TLB_ALIGN;
+    return v->context != 0 && (v->key.bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT != X86_TLB_ALIGN;
 }
 
 static void bt_loop(struct bt_vcpu *v, struct vm_exit *exit)

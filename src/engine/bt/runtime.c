@@ -125,6 +125,20 @@ uint64_t bt_on_exec(struct x86_cpu *cpu)
     return resume(cpu, site);
 }
 
+// The instruction loads a segment register. The block goes on if that is of the same kind as before.
+uint64_t bt_on_seg(struct x86_cpu *cpu)
+{
+    struct bt_vcpu *v = bt_of(cpu);
+    struct bt_site *site = arrive(cpu);
+    struct bt_context now;
+    v->stats.execs++;
+    cpu->rip = (site->block->rip + site->next) & cpu->lin_mask;
+    site->insn->detail->exec(cpu, &site->insn->detail->x);
+    cpu->icount++;
+    bt_context_now(v, &now);
+    return bt_context_equal(&now, &v->key) ? resume(cpu, site) : 0;
+}
+
 // Lets the interpreter do what the group of the site covers.
 static uint64_t slow_access(struct x86_cpu *cpu, const struct bt_site *site)
 {
@@ -193,6 +207,24 @@ static uint64_t enter_block(struct bt_vcpu *v, struct bt_block *block)
     return code_at(v->bt, block->entry_a);
 }
 
+// The group's range cannot be checked as one: goes on in a block that checks each access by itself.
+static uint64_t go_single(struct bt_vcpu *v)
+{
+    struct bt_block *block = bt_block_here(v, v->context_single);
+    v->stats.crossings++;
+    if (block)
+        return enter_block(v, block);
+    v->single = true;
+    return 0;
+}
+
+// Perhaps beyond the segment's limit.
+uint64_t bt_on_slow(struct x86_cpu *cpu)
+{
+    struct bt_site *site = arrive(cpu);
+    return site->span != site->size ? go_single(bt_of(cpu)) : slow_access(cpu, site);
+}
+
 uint64_t bt_on_miss(struct x86_cpu *cpu)
 {
     struct bt_vcpu *v = bt_of(cpu);
@@ -214,13 +246,7 @@ uint64_t bt_on_miss(struct x86_cpu *cpu)
             return code_at(bt, site->retry);
         }
     } else if (crosses && site->span != site->size) {
-        // The group lies across a page's end: go on in a block that checks each access by itself.
-        struct bt_block *block = bt_block_here(v, v->context_single);
-        v->stats.crossings++;
-        if (block)
-            return enter_block(v, block);
-        v->single = true;
-        return 0;
+        return go_single(v);
     }
     return slow_access(cpu, site);
 }

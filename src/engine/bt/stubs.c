@@ -253,7 +253,9 @@ void bt_stubs_emit(struct bt *bt)
     bt->stub_miss = offset(bt, &b);
     refill(bt, &b);
     helper(bt, &b, bt_on_miss);
+    bt->stub_slow = helper(bt, &b, bt_on_slow);
     bt->stub_exec = helper(bt, &b, bt_on_exec);
+    bt->stub_seg = helper(bt, &b, bt_on_seg);
     bt->stub_exit = helper(bt, &b, bt_on_exit);
     bt->stub_branch = helper(bt, &b, bt_on_branch);
     bt->stub_step = helper(bt, &b, bt_on_step);

@@ -195,6 +195,8 @@ struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct 
         return NULL;
     if (avail > sizeof(bytes))
         avail = sizeof(bytes);
+    if (avail - 1 > key->cs_limit - cpu->rip) // of code beyond the limit the interpreter makes #GP
+        avail = (unsigned)(key->cs_limit - cpu->rip) + 1;
     memcpy(bytes, code->host + off, avail);
     memset(t, 0, offsetof(struct bt_tr, op));
     t->groups = t->colds = 0;

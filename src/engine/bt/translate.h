@@ -3,6 +3,7 @@
 //
 //   analyze.c   decodes, classifies, finds the accesses and which of them share a check
 //   access.c    memory operands: checks, page slots
+//   segment.c   ... through segments that are not flat, or by 16-bit addresses
 //   compute.c   instructions that stay in the block
 //   flow.c      branches, exits, entries
 //   translate.c puts a block together
@@ -10,6 +11,7 @@
 
 #include "engine/bt/bt.h"
 #include "x86/decode.h"
+#include "x86/mem.h"
 
 // How an instruction is translated.
 enum bt_kind {
@@ -23,12 +25,16 @@ enum bt_kind {
     KIND_MUL,
     KIND_CBW,
     KIND_CWD,
-    KIND_CARRY,  // CLC STC CMC
-    KIND_DF,     // CLD STD
-    KIND_VECTOR, // vector and x87 instructions, as KIND_NATIVE
-    KIND_EXEC,   // by the interpreter, in the block
+    KIND_CARRY,     // CLC STC CMC
+    KIND_DF,        // CLD STD
+    KIND_VECTOR,    // vector and x87 instructions, as KIND_NATIVE
+    KIND_SEG_STORE, // MOV from a segment register
+    KIND_SEG_LOAD,  // MOV to one in real mode
+    KIND_SEG_POP,
+    KIND_EXEC,     // by the interpreter, in the block
+    KIND_EXEC_SEG, // the same, loads a segment register: the block may have to be left
     // These end a block, but for a conditional jump that is not taken.
-    KIND_JCC,
+    KIND_JCC, // LOOP and JCXZ, too
     KIND_JMP,
     KIND_CALL,
     KIND_RET,
@@ -42,6 +48,7 @@ enum bt_access_class {
     ACCESS_SUM,     // base + (index << scale) + disp, shares checks
     ACCESS_CONST,   // a constant address, shares checks
     ACCESS_GENERAL, // anything else
+    ACCESS_SEG,     // outside 64-bit code, not flat or with a 16-bit address: segment.c
 };
 
 // What stands in for the base register of an ACCESS_SUM, beside the guest's 16.
@@ -54,12 +61,13 @@ enum {
 
 struct bt_access {
     uint8_t class;
-    uint8_t base, index, scale; // ACCESS_SUM: guest registers or BASE_
+    uint8_t base, index, scale; // ACCESS_SUM, ACCESS_SEG: guest registers or BASE_
     uint8_t size, seg;
+    uint8_t adsize; // ACCESS_SEG
     bool write;
     uint8_t group;
-    int64_t disp; // ACCESS_SUM: displacement; ACCESS_CONST: linear address
-    int64_t rel;  // ACCESS_SUM: the same, from the registers' values where they got their version
+    int64_t disp; // ACCESS_SUM, ACCESS_SEG: displacement; ACCESS_CONST: linear address
+    int64_t rel;  // ... the same, from the registers' values where they got their version
 };
 
 struct bt_op {
@@ -80,9 +88,10 @@ struct bt_op {
 struct bt_group {
     uint8_t class, base, index, scale;
     uint8_t base_version, index_version;
-    bool write;          // at least one of them writes
-    uint8_t first, last; // instructions
-    int64_t low, high;   // rel (ACCESS_SUM) or linear addresses: [low, high)
+    uint8_t adsize, seg, seg_version; // ACCESS_SEG
+    bool write;                       // at least one of them writes
+    uint8_t first, last;              // instructions
+    int64_t low, high;                // rel (ACCESS_SUM) or linear addresses: [low, high)
     uint16_t slot;
     uint8_t aligned; // known to be, to so many bytes, at `aligned_at` (rel)
     int64_t aligned_at;
@@ -108,7 +117,7 @@ enum {
     S1_ADD_PAGE, // S1 += slot's page
     S1_CONST
 };
-#define BT_COLD_MAX 256
+#define BT_COLD_MAX 400
 #define SLOT_NONE UINT16_MAX
 
 struct bt_tr {
@@ -149,6 +158,8 @@ struct bt_tr {
 
 #define FRAME(field) (offsetof(struct x86_cpu, frame) + offsetof(struct x86_code_frame, field))
 #define GPR(n) (offsetof(struct x86_cpu, gpr) + 8 * (size_t)(n))
+#define SEG(n, field) \
+    (offsetof(struct x86_cpu, seg) + (n) * sizeof(struct x86_seg) + offsetof(struct x86_seg, field))
 #define SLOT_PAGE(slot) \
     (offsetof(struct x86_cpu, frame) + (slot) + offsetof(struct x86_page_slot, page))
 #define SLOT_ADDEND(slot) \
@@ -168,6 +179,22 @@ ALWAYS_INLINE bool tr_fits32(int64_t v)
 ALWAYS_INLINE bool tr_64(const struct bt_tr *t)
 {
     return t->code == X86_CODE64;
+}
+
+// BT_SEG_ of a segment register.
+ALWAYS_INLINE unsigned tr_segment(const struct bt_tr *t, unsigned seg)
+{
+    return t->key->segs >> seg * BT_SEG_BITS & ((1u << BT_SEG_BITS) - 1);
+}
+// Bytes of rSP that the stack uses.
+ALWAYS_INLINE unsigned tr_stack(const struct bt_tr *t)
+{
+    return 1u << ((t->key->bits & BT_CTX_STACK) >> BT_CTX_STACK_SHIFT);
+}
+ALWAYS_INLINE bool tr_v86(const struct bt_tr *t)
+{
+    return !(t->key->bits & BT_CTX_PROT) && (t->key->bits & BT_CTX_SET) == X86_TLB_USER
+                                                                               << BT_CTX_SET_SHIFT;
 }
 
 // --- flags (translate.c)
@@ -195,10 +222,22 @@ bool tr_access_covered(const struct bt_tr *t, const struct bt_access *a);
 bool tr_analyze(struct bt_tr *t, const uint8_t *bytes, unsigned avail);
 // --- access.c: emits the check if it is due; S1, and S2 outside 64-bit code, are used up.
 struct bt_mem tr_access(struct bt_tr *t, const struct bt_access *a);
+// A check's site and cold code, `from` the jump to it.
+struct bt_cold *tr_check_fails(struct bt_tr *t, const struct bt_access *a, uint8_t *retry,
+                               uint8_t *from);
 // S1 = effective address of x (no segment), or S1 = linear address.
 void tr_address(struct bt_tr *t, const struct x86_insn *x, bool linear);
+// --- segment.c: S1 and S2 are used up
+struct bt_mem tr_segment_access(struct bt_tr *t, const struct bt_access *a, bool check);
+bool tr_segment_real(const struct bt_tr *t, unsigned seg);
+void tr_segment_set(struct bt_tr *t, unsigned seg);
+void tr_segment_store(struct bt_tr *t, const struct bt_op *op);
+void tr_segment_load(struct bt_tr *t, const struct bt_op *op);
 // --- compute.c
 void tr_compute(struct bt_tr *t, const struct bt_op *op);
+void tr_sp_move(struct bt_tr *t, int64_t by);
+// An instruction of 2, 4 or 8 bytes with a memory operand.
+void tr_mem(struct bt_tr *t, unsigned size, unsigned op, unsigned reg, struct bt_mem m);
 bool tr_encodable(const struct bt_tr *t, const struct bt_op *op);
 // --- vector.c
 void tr_classify_vector(struct bt_tr *t, struct bt_op *op);

@@ -218,8 +218,13 @@ void tr_x87_done(struct bt_tr *t, const struct bt_op *op)
     if (op->x87_data) {
         tr_address(t, &op->x, false);
         asm_store(&t->b, mem_gs(offsetof(struct x86_cpu, x87.fdp)), BT_S1);
-        asm_mem(&t->b, false, 0xc6, 0, mem_gs(FRAME(x87_seg))); // mov byte
-        asm8(&t->b, op->x.seg + 1);
+        if (tr_64(t)) {
+            asm_mem(&t->b, false, 0xc6, 0, mem_gs(FRAME(x87_seg))); // mov byte
+            asm8(&t->b, op->x.seg + 1);
+        } else { // the segment register may be loaded before anybody asks
+            asm_mem(&t->b, false, 0x0fb7, BT_S1, mem_gs(SEG(op->x.seg, sel)));
+            asm_store16(&t->b, mem_gs(offsetof(struct x86_cpu, x87.fds)), BT_S1);
+        }
     }
     t->x87_last = (uint8_t)(t->now + 1);
     t->x87_stored = false;
