@@ -289,7 +289,7 @@ void bt_kill(struct bt *bt, gpa_t gpa, uint64_t size)
 {
     pthread_mutex_lock(&bt->lock);
     for (gpa_t at = gpa & PAGE_MASK; at < gpa + size; at += PAGE_SIZE) {
-        struct bt_page *page = *page_place(bt, at >> PAGE_SHIFT);
+        struct bt_page **place = page_place(bt, at >> PAGE_SHIFT), *page = *place;
         struct bt_block **link = page ? &page->blocks : NULL;
         while (link && *link) {
             struct bt_block *block = *link;
@@ -299,6 +299,12 @@ void bt_kill(struct bt *bt, gpa_t gpa, uint64_t size)
             } else {
                 link = &block->page_next;
             }
+        }
+        // A page without code may have slots for writing again: memory that held a program is data next.
+        if (page && !page->blocks) {
+            *place = page->next;
+            free(page);
+            interp_code_release(bt->engine, at);
         }
     }
     pthread_mutex_unlock(&bt->lock);
