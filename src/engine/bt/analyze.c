@@ -181,6 +181,10 @@ static bool classify_segment(const struct bt_tr *t, struct bt_op *op)
         op->kind = (x->modrm >> 3 & 7) < X86_SEG_COUNT ? KIND_SEG_STORE : KIND_EXEC;
         return true;
     }
+    if (form->mnemonic_id == X86_MN_PUSH && form->operand[0].kind == X86_OPND_FIXED_SREG) {
+        op->kind = KIND_PUSH;
+        return true;
+    }
     if (seg == X86_SEG_COUNT)
         return false;
     if (seg > X86_SEG_COUNT || seg == X86_CS || seg == X86_SS)
