@@ -45,6 +45,8 @@ struct x86_branch_target {
 
 struct x86_code_frame {
     struct x86_page_slot slot[X86_FRAME_SETS][X86_FRAME_KINDS][X86_FRAME_SLOTS];
+    // Addends of accesses that find their page in the TLB each time (engine/bt/access.c); `page` is not used.
+    struct x86_page_slot loose[X86_FRAME_SLOTS];
     // Identities of code pages (linear page, physical page, mode) whose mapping is known to hold, by a hash
     // of the linear page number; 0: none.
     uint32_t mapped[X86_FRAME_MAPPED];

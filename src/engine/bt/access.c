@@ -42,7 +42,9 @@ struct bt_cold *tr_check_fails(struct bt_tr *t, const struct bt_access *a, uint8
     site->count = (uint8_t)(takeover_end(t, t->now, g->last) + 1 - t->now);
     t->reached[t->now + site->count] = true;
     site->next = t->now + site->count < t->count ? t->op[t->now + site->count].off : t->bytes;
-    return tr_cold(t, number, t->bt->stub_miss, from);
+    site->scattered = g->scattered;
+    site->patience = BT_PATIENCE;
+    return tr_cold(t, number, g->scattered ? t->bt->stub_scattered : t->bt->stub_miss, from);
 }
 
 void tr_address(struct bt_tr *t, const struct x86_insn *x, bool linear)
@@ -169,17 +171,59 @@ static void sum_to_s1(struct bt_tr *t, struct bt_mem m)
         asm_reg(&t->b, tr_64(t), 0x89, m.base, BT_S1);
 }
 
+void tr_low_address(struct bt_tr *t, const struct bt_access *a)
+{
+    sum_to_s1(t, sum(t, a, a->disp - (a->rel - t->group[a->group].low)));
+}
+
+// The check of a place that goes to another page nearly each time: looks the page up in the TLB. Leaves the
+// addend in S1 and in the group's loose slot.
+static void scattered_check(struct bt_tr *t, const struct bt_access *a)
+{
+    const struct bt_group *g = &t->group[a->group];
+    const unsigned set = (t->key->bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT;
+    const int64_t entry = (int64_t)offsetof(struct x86_tlb, set) +
+                          (int64_t)(set * X86_TLB_ENTRIES * sizeof(struct x86_tlb_entry));
+    uint8_t *retry;
+    struct bt_cold *cold;
+    tr_flags_clobber(t);
+    retry = t->b.p;
+    tr_low_address(t, a);
+    asm_mov(&t->b, BT_S2, BT_S1);
+    asm_shift(&t->b, true, 5, BT_S2, PAGE_SHIFT - 6); // 64 bytes an entry
+    asm_alu_imm(&t->b, false, 4, BT_S2, (X86_TLB_ENTRIES - 1) << 6);
+    asm_mem(&t->b, true, 0x03, BT_S2, mem_gs(offsetof(struct x86_cpu, tlb))); // add
+    asm_mem(&t->b, true, 0x2b, BT_S1,
+            mem_at(BT_S2, entry + (int64_t)(g->write ? offsetof(struct x86_tlb_entry, tag_write)
+                                                     : offsetof(struct x86_tlb_entry, tag_read))));
+    asm_alu_imm(&t->b, true, 7, BT_S1, (int32_t)(PAGE_SIZE - (g->high - g->low)));
+    cold = tr_check_fails(t, a, retry, asm_jcc(&t->b, CC_A));
+    if (g->write) {
+        asm_load(&t->b, BT_S1,
+                 mem_at(BT_S2, entry + (int64_t)offsetof(struct x86_tlb_entry, flags)));
+        asm_mem(&t->b, false, 0x80, 7, mem_at(BT_S1, 0)); // cmp
+        asm8(&t->b, PAGE_FLAGS_PLAIN);
+        cold->from[1] = asm_jcc(&t->b, CC_NE);
+    }
+    asm_load(&t->b, BT_S1, mem_at(BT_S2, entry + (int64_t)offsetof(struct x86_tlb_entry, addend)));
+    asm_store(&t->b, mem_gs(SLOT_ADDEND(g->slot)), BT_S1);
+    cold->s1 = S1_SUM;
+    cold->access = a;
+}
+
 static struct bt_mem summed(struct bt_tr *t, const struct bt_access *a, bool check)
 {
     const struct bt_group *g = &t->group[a->group];
     const struct bt_mem addend = mem_gs(SLOT_ADDEND(g->slot));
     struct bt_mem m;
-    if (check) {
+    if (check && g->scattered) {
+        scattered_check(t, a);
+    } else if (check) {
         uint8_t *retry;
         struct bt_cold *cold;
         tr_flags_clobber(t);
         retry = t->b.p;
-        sum_to_s1(t, sum(t, a, a->disp - (a->rel - g->low)));
+        tr_low_address(t, a);
         asm_mem(&t->b, true, 0x2b, BT_S1, mem_gs(SLOT_PAGE(g->slot))); // sub
         asm_alu_imm(&t->b, true, 7, BT_S1, (int32_t)(PAGE_SIZE - (g->high - g->low)));
         cold = tr_check_fails(t, a, retry, asm_jcc(&t->b, CC_A));
@@ -187,7 +231,7 @@ static struct bt_mem summed(struct bt_tr *t, const struct bt_access *a, bool che
         cold->slot = g->slot;
     }
     const int64_t disp = a->disp + (a->base == X86_RSP ? t->rsp_lag : 0);
-    const bool held = !check && t->s1_slot == g->slot; // S1 is the addend still
+    const bool held = check ? g->scattered : t->s1_slot == g->slot; // S1 is the addend
     t->s1_slot = SLOT_NONE;
     if (!tr_64(t)) { // 32-bit addresses wrap
         sum_to_s1(t, sum(t, a, disp));

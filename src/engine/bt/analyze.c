@@ -600,8 +600,20 @@ static void grouping(struct bt_tr *t)
         }
         registers_after(t, &r, op);
     }
-    for (unsigned n = 0; n < t->groups; n++)
-        slot_choose(t, &t->group[n]);
+    for (unsigned n = 0; n < t->groups; n++) {
+        struct bt_group *g = &t->group[n];
+        const unsigned h = bt_scatter_hash(t->rip + t->op[g->first].off);
+        g->scattered =
+            g->class == ACCESS_SUM && !t->single &&
+            (atomic_load_explicit(&t->bt->scattered[h / 64], memory_order_relaxed) >> h % 64 & 1);
+        if (g->scattered) {
+            g->slot = (uint16_t)(offsetof(struct x86_code_frame, loose) +
+                                 t->bt->next_loose * sizeof(struct x86_page_slot));
+            t->bt->next_loose = (t->bt->next_loose + 1) % X86_FRAME_SLOTS;
+        } else {
+            slot_choose(t, g);
+        }
+    }
 }
 
 bool tr_analyze(struct bt_tr *t, const uint8_t *bytes, unsigned avail)

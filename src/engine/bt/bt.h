@@ -80,6 +80,8 @@ enum bt_site_kind {
 
 struct bt_block;
 
+#define BT_PATIENCE 256 // refills of a slot before its places are looked at
+
 #define BT_NO_RESUME UINT32_MAX // a branch that ends the block: nothing stands behind it
 
 // A place in translated code that may call out.
@@ -104,10 +106,13 @@ struct bt_site {
     uint8_t done;  // instructions of the block retired before this one
     uint8_t count; // instructions until `resume`
     uint8_t kind;
-    bool flags_e; // EXIT: the flags are in RFLAGS at the jump
-    bool cross;   // EXIT: to another page
-    bool stores;  // ACCESS: the slot is one for writing
-    bool early;   // ACCESS: reads, but the slot is one for writing because a write follows
+    bool flags_e;       // EXIT: the flags are in RFLAGS at the jump
+    bool cross;         // EXIT: to another page
+    bool stores;        // ACCESS: the slot is one for writing
+    bool scattered;     // ACCESS: asks the TLB each time
+    uint8_t looks, far; // of bt_on_miss() at the pages it goes to
+    int32_t patience;   // refills until the next look
+    bool early;         // ACCESS: reads, but the slot is one for writing because a write follows
 };
 
 // What of the host's registers has to hold the guest's while a block runs.
@@ -137,7 +142,7 @@ struct bt_block {
 struct bt_layout {
     uint32_t start, cold; // code offsets: of all of it, of the cold code
     uint32_t site_first, site_end;
-    uint8_t code; // enum x86_code_size
+    uint8_t code;        // enum x86_code_size
     uint32_t boundary[]; // code offset of each instruction, and one more
 };
 
@@ -147,6 +152,7 @@ struct bt_page { // a guest-physical page that blocks were made from
     struct bt_block *blocks;
 };
 
+#define BT_SCATTER_BITS 65536u
 #define BT_HASH_BITS 16
 #define BT_PAGE_BITS 12
 #define BT_IDENTITY_BITS 12
@@ -161,7 +167,7 @@ struct bt_identity {
 
 struct bt_stats {
     uint64_t entries, translated, insns, host_bytes, guest_bytes, execs, steps, misses, fills,
-        crossings, exits, links, branches, loads, polls, entry_checks, kills, single;
+        crossings, exits, links, branches, loads, polls, entry_checks, kills, single, scattered;
 };
 
 struct bt {
@@ -175,8 +181,8 @@ struct bt {
     int fd;
     uint8_t *rw, *rx;
     uint64_t size, used, stubs_end;
-    uint32_t stub_enter, stub_miss, stub_slow, stub_exec, stub_seg, stub_exit, stub_branch,
-        stub_step, stub_poll, stub_entry, stub_fp;
+    uint32_t stub_enter, stub_miss, stub_slow, stub_scattered, stub_exec, stub_seg, stub_exit,
+        stub_branch, stub_step, stub_poll, stub_entry, stub_fp;
 
     // Metadata, emptied with the code.
     uint8_t *arena;
@@ -187,6 +193,11 @@ struct bt {
     struct bt_page *pages[1u << BT_PAGE_BITS];
     struct bt_identity *identities[1u << BT_IDENTITY_BITS];
     uint32_t identity_count;
+    // Places whose accesses scatter over many pages, by a hash of rip: they are translated so that they ask
+    // the TLB instead of a page slot.
+    _Atomic uint64_t scattered[BT_SCATTER_BITS / 64];
+    _Atomic bool any_scattered;
+    uint16_t next_loose;
     uint16_t next_slot[X86_FRAME_SETS][X86_FRAME_KINDS];
 
     struct bt_context contexts[BT_CONTEXTS_MAX];
@@ -254,6 +265,11 @@ ALWAYS_INLINE bool bt_context_equal(const struct bt_context *a, const struct bt_
 
 // --- segment.c: BT_SEG_ of all segment registers
 uint32_t bt_segments_now(const struct x86_cpu *cpu);
+
+ALWAYS_INLINE unsigned bt_scatter_hash(uint64_t rip)
+{
+    return (unsigned)((rip * UINT64_C(0x9e3779b97f4a7c15)) >> 48);
+}
 
 // --- stubs.c
 void bt_stubs_emit(struct bt *bt);

@@ -179,7 +179,8 @@ void bt_code_marked(void *opaque, gpa_t gpa)
     if (!memory_page(bt->memory, gpa, &page))
         return;
     for (struct bt_vcpu *v = bt->vcpus; v; v = v->next) {
-        bool had = false;
+        // What went through the TLB is not seen here.
+        bool had = atomic_load(&bt->any_scattered);
         for (unsigned set = 0; set < X86_FRAME_SETS; set++) {
             for (unsigned i = 0; i < X86_FRAME_SLOTS; i++)
                 had |= slot_empty(&v->cpu->frame, &v->cpu->frame.slot[set][X86_FRAME_WRITE][i],

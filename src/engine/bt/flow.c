@@ -328,6 +328,8 @@ void tr_cold_emit(struct bt_tr *t)
             asm_mem(&t->b, true, 0x03, BT_S1, mem_gs(SLOT_PAGE(cold->slot)));
         else if (cold->s1 == S1_CONST)
             asm_mov_imm(&t->b, BT_S1, cold->value);
+        else if (cold->s1 == S1_SUM)
+            tr_low_address(t, cold->access);
         call_stub(t, cold->site, cold->stub);
     }
 }

@@ -399,6 +399,7 @@ static unsigned engine_counters(struct engine_vcpu *vcpu, struct engine_counter 
         {"page_slot_fills", s->fills},
         {"page_slot_refills", v->cpu->frame.refills},
         {"page_crossings", s->crossings},
+        {"scattered_places", s->scattered},
         {"direct_exits", s->exits},
         {"links", s->links},
         {"indirect_misses", s->branches},

@@ -152,6 +152,34 @@ static uint64_t slow_access(struct x86_cpu *cpu, const struct bt_site *site)
     return resume(cpu, site);
 }
 
+#define BT_LOOKS 16
+
+// The site's slot has been refilled many times. Does it go far each time? Then the site is to ask the TLB
+// instead: its block is translated anew. True: the block is gone.
+static bool site_look(struct x86_cpu *cpu, struct bt_site *site, gva_t lin)
+{
+    struct bt *bt = bt_of(cpu)->bt;
+    const struct x86_page_slot *slot = (void *)((uint8_t *)&cpu->frame + site->slot);
+    const uint64_t before = atomic_load_explicit(&slot->page, memory_order_relaxed) & PAGE_MASK;
+    const uint64_t apart = (lin & PAGE_MASK) - before + PAGE_SIZE;
+    site->patience = 0; // every refill of this look comes here
+    site->far += apart > 2 * PAGE_SIZE;
+    if (++site->looks < BT_LOOKS)
+        return false;
+    const bool scattered = site->far > BT_LOOKS * 3 / 4;
+    site->patience = 16 * BT_PATIENCE;
+    site->looks = site->far = 0;
+    if (!scattered)
+        return false;
+    const unsigned h = bt_scatter_hash(site->block->rip + site->rip);
+    atomic_fetch_or(&bt->scattered[h / 64], UINT64_C(1) << h % 64);
+    atomic_store(&bt->any_scattered, true);
+    bt_of(cpu)->stats.scattered++;
+    atomic_store(&cpu->frame.in_code, 0); // the lock is taken
+    bt_kill(bt, site->block->gpa, site->block->bytes);
+    return true;
+}
+
 static bool slot_fill(struct x86_cpu *cpu, const struct bt_site *site, gva_t lin)
 {
     struct x86_page_slot *slot = (void *)((uint8_t *)&cpu->frame + site->slot);
@@ -168,6 +196,8 @@ static bool slot_fill(struct x86_cpu *cpu, const struct bt_site *site, gva_t lin
         if (flags != PAGE_FLAGS_PLAIN)
             return false;
     }
+    if (site->scattered)
+        return true; // it is in the TLB now
     x86_code_frame_list(&cpu->frame, slot);
     atomic_store_explicit(&slot->page, x86_code_frame_emptied(&cpu->frame), memory_order_relaxed);
     atomic_store_explicit(&slot->addend, (uintptr_t)host - lin, memory_order_relaxed);
@@ -238,6 +268,8 @@ uint64_t bt_on_miss(struct x86_cpu *cpu)
     if (site->early && x86_tlb_entry(cpu, lin)->tag_write != (lin & PAGE_MASK))
         return slow_access(cpu, site); // whether it may be written is not to be asked yet
     if ((lin & PAGE_OFFSET_MASK) + site->size <= PAGE_SIZE && !crosses) {
+        if (unlikely(site->patience < 0) && site_look(cpu, site, lin))
+            return 0;
         if (slot_fill(cpu, site, lin) && may_return(cpu)) {
             v->stats.fills++;
             if (v->key.bits & BT_CTX_COUNTED)

@@ -156,7 +156,7 @@ static void refill(struct bt *bt, struct asm_buf *b)
 {
     const unsigned site = HOST_RCX, page = HOST_RDX, flags = HOST_R8, entry = BT_S2, slot = BT_S1;
     static const uint8_t spilled[] = {HOST_RCX, HOST_RDX, HOST_R8};
-    uint8_t *slow[5], *store, *listed[2], *done, *fill, *fence;
+    uint8_t *slow[6], *store, *listed[2], *done, *fill, *fence;
     asm_store(b, mem_gs(FRAME(scratch[0])), BT_S1);
     for (unsigned i = 0; i < ARRAY_SIZE(spilled); i++)
         asm_store(b, mem_gs(FRAME(scratch[2]) + 8 * i), spilled[i]);
@@ -164,7 +164,10 @@ static void refill(struct bt *bt, struct asm_buf *b)
     asm_reg(b, true, 0x69, site, site); // imul
     asm32(b, sizeof(struct bt_site));
     asm_mov_imm(b, BT_S2, (uintptr_t)bt->sites);
-    asm_reg(b, true, 0x01, BT_S2, site); // add
+    asm_reg(b, true, 0x01, BT_S2, site);                                          // add
+    asm_mem(b, false, 0x81, 5, mem_at(site, offsetof(struct bt_site, patience))); // sub
+    asm32(b, 1);
+    slow[5] = asm_jcc(b, CC_S);
     // Within one page?
     asm_mov32(b, page, BT_S1);
     and_imm(b, false, page, PAGE_SIZE - 1);
@@ -254,6 +257,7 @@ void bt_stubs_emit(struct bt *bt)
     refill(bt, &b);
     helper(bt, &b, bt_on_miss);
     bt->stub_slow = helper(bt, &b, bt_on_slow);
+    bt->stub_scattered = helper(bt, &b, bt_on_miss);
     bt->stub_exec = helper(bt, &b, bt_on_exec);
     bt->stub_seg = helper(bt, &b, bt_on_seg);
     bt->stub_exit = helper(bt, &b, bt_on_exit);

@@ -92,6 +92,7 @@ struct bt_group {
     bool write;                       // at least one of them writes
     uint8_t first, last;              // instructions
     int64_t low, high;                // rel (ACCESS_SUM) or linear addresses: [low, high)
+    bool scattered;                   // its check asks the TLB; `slot` is a loose one
     uint16_t slot;
     uint8_t aligned; // known to be, to so many bytes, at `aligned_at` (rel)
     int64_t aligned_at;
@@ -108,6 +109,7 @@ struct bt_cold {
     uint8_t s1;   // what S1 has to become
     uint16_t slot;
     uint64_t value;
+    const struct bt_access *access;
     int32_t uncount; // instructions to be taken off icount
     uint8_t *back;   // EXIT: a jump that can be patched stands here; filled when emitted
     bool trampoline; // EXIT: the patched jump is the cold code's own
@@ -115,7 +117,8 @@ struct bt_cold {
 enum {
     S1_KEEP,
     S1_ADD_PAGE, // S1 += slot's page
-    S1_CONST
+    S1_CONST,
+    S1_SUM, // S1 = the first address that the check of `access` covers
 };
 #define BT_COLD_MAX 400
 #define SLOT_NONE UINT16_MAX
@@ -225,6 +228,8 @@ struct bt_mem tr_access(struct bt_tr *t, const struct bt_access *a);
 // A check's site and cold code, `from` the jump to it.
 struct bt_cold *tr_check_fails(struct bt_tr *t, const struct bt_access *a, uint8_t *retry,
                                uint8_t *from);
+// S1 = the first linear address of the access's group.
+void tr_low_address(struct bt_tr *t, const struct bt_access *a);
 // S1 = effective address of x (no segment), or S1 = linear address.
 void tr_address(struct bt_tr *t, const struct x86_insn *x, bool linear);
 // --- segment.c: S1 and S2 are used up
