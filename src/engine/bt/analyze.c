@@ -642,7 +642,7 @@ bool tr_analyze(struct bt_tr *t, const uint8_t *bytes, unsigned avail)
             t->poll = true;
         if (op->kind == KIND_CALL && op->target <= t->rip + op->off)
             t->poll = true;
-        if (op->kind > KIND_JCC)
+        if (op->kind > KIND_JCC || t->crossing)
             break;
     }
     grouping(t);

@@ -122,10 +122,13 @@ struct bt_site {
 struct bt_block {
     struct bt_block *hash_next; // under the lock; readers follow it with acquire order
     struct bt_block *page_next;
+    struct bt_block *cross_next; // of the blocks whose only instruction ends in the same page
     uint64_t rip;
     gpa_t gpa;
+    gpa_t gpa2; // of the page where its only instruction ends, or BT_NO_PAGE
     uint32_t context;
-    uint32_t identity; // of its code page: frame.mapped
+    uint32_t identity;  // of its code page: frame.mapped
+    uint32_t identity2; // of the page at gpa2
     uint16_t bytes, count;
     uint8_t need;     // BT_NEED_
     uint32_t head;    // code offset of the 5-byte NOP
@@ -146,10 +149,13 @@ struct bt_layout {
     uint32_t boundary[]; // code offset of each instruction, and one more
 };
 
+#define BT_NO_PAGE UINT64_MAX
+
 struct bt_page { // a guest-physical page that blocks were made from
     struct bt_page *next;
     uint64_t gfn;
     struct bt_block *blocks;
+    struct bt_block *crossing; // begin in another page; dead ones may stay
 };
 
 #define BT_SCATTER_BITS 65536u
@@ -237,9 +243,11 @@ bool bt_cache_create(struct bt *bt, uint64_t size, struct error *err);
 void bt_cache_destroy(struct bt *bt);
 void *bt_alloc(struct bt *bt, size_t size); // from the arena; NULL: flush and begin again
 uint32_t bt_identity_get(struct bt *bt, uint64_t page, uint64_t gfn, uint32_t context);
-// Without the lock: the block, or NULL.
-struct bt_block *bt_find(struct bt *bt, gpa_t gpa, uint64_t rip, uint32_t context);
-void bt_block_publish(struct bt *bt, struct bt_block *block, struct bt_page *page);
+// Without the lock: the block, or NULL. A second page has to be where the TLB of this vCPU says.
+struct bt_block *bt_find(struct bt_vcpu *v, gpa_t gpa, uint64_t rip, uint32_t context);
+// `next` is NULL but for a block with a second page.
+void bt_block_publish(struct bt *bt, struct bt_block *block, struct bt_page *page,
+                      struct bt_page *next);
 struct bt_page *bt_page_hold(struct bt *bt, gpa_t gpa);
 void bt_kill(struct bt *bt, gpa_t gpa, uint64_t size); // all blocks that overlap; takes the lock
 // Waits until no vCPU is in translated code, this thread's own included; lets them go on.
@@ -290,13 +298,21 @@ uint32_t bt_fp_context(const struct x86_cpu *cpu); // the BT_CTX_FP bits
 void bt_need(struct x86_cpu *cpu, const struct bt_block *block);
 // The block at cpu->rip when that is known without a walk, else NULL.
 struct bt_block *bt_block_here(struct bt_vcpu *v, uint32_t context);
+// The mappings of the block's pages hold: its entries may be used until the next flush.
+void bt_entry_allow(struct x86_cpu *cpu, const struct bt_block *block);
+// Where the page of linear addresses behind that of `lin` begins.
+ALWAYS_INLINE gva_t bt_next_page(const struct x86_cpu *cpu, gva_t lin)
+{
+    return ((lin | PAGE_OFFSET_MASK) + 1) & cpu->lin_mask;
+}
 void bt_link(struct bt *bt, uint32_t site, struct bt_block *target);
 void bt_flags_in(struct x86_cpu *cpu);  // frame.flags -> cc
 void bt_flags_out(struct x86_cpu *cpu); // cc -> frame.flags
 
-// --- translate.c: with the lock. NULL: leave this instruction to the interpreter. *full: no room.
+// --- translate.c: with the lock. NULL: leave this instruction to the interpreter. *full: no room. *more: the
+// instruction ends in the next page, which is wanted, too (its host is NULL where it is not known).
 struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct x86_code_page *page,
-                              bool *full);
+                              const struct x86_code_page *next, bool *full, bool *more);
 
 // --- dump.c
 bool bt_dump_open(struct bt *bt, const struct engine_options *options, struct error *err);

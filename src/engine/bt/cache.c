@@ -7,6 +7,7 @@
 // storing vCPU itself leaves its block behind the store (runtime.c).
 #include "base/log.h"
 #include "engine/bt/bt.h"
+#include "x86/mem.h"
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -220,21 +221,34 @@ static unsigned block_hash(gpa_t gpa, uint64_t rip, uint32_t context)
     return (unsigned)(h >> (64 - BT_HASH_BITS));
 }
 
-struct bt_block *bt_find(struct bt *bt, gpa_t gpa, uint64_t rip, uint32_t context)
+static bool second_page_here(struct x86_cpu *cpu, const struct bt_block *block)
+{
+    gva_t lin = bt_next_page(cpu, cpu->seg[X86_CS].eff_base + block->rip);
+    const struct x86_tlb_entry *e = x86_tlb_entry(cpu, lin);
+    return e->tag_exec == lin && e->gpa == block->gpa2;
+}
+
+struct bt_block *bt_find(struct bt_vcpu *v, gpa_t gpa, uint64_t rip, uint32_t context)
 {
     struct bt_block *block =
-        atomic_load_explicit(&bt->hash[block_hash(gpa, rip, context)], memory_order_acquire);
+        atomic_load_explicit(&v->bt->hash[block_hash(gpa, rip, context)], memory_order_acquire);
     while (block && !(block->rip == rip && block->gpa == gpa && block->context == context &&
-                      !atomic_load_explicit(&block->dead, memory_order_relaxed)))
+                      !atomic_load_explicit(&block->dead, memory_order_relaxed) &&
+                      (block->gpa2 == BT_NO_PAGE || second_page_here(v->cpu, block))))
         block = __atomic_load_n(&block->hash_next, __ATOMIC_ACQUIRE);
     return block;
 }
 
-void bt_block_publish(struct bt *bt, struct bt_block *block, struct bt_page *page)
+void bt_block_publish(struct bt *bt, struct bt_block *block, struct bt_page *page,
+                      struct bt_page *next)
 {
     struct bt_block *_Atomic *head = &bt->hash[block_hash(block->gpa, block->rip, block->context)];
     block->page_next = page->blocks;
     page->blocks = block;
+    if (next) {
+        block->cross_next = next->crossing;
+        next->crossing = block;
+    }
     block->hash_next = atomic_load_explicit(head, memory_order_relaxed);
     atomic_store_explicit(head, block, memory_order_release);
 }
@@ -294,15 +308,30 @@ void bt_kill(struct bt *bt, gpa_t gpa, uint64_t size)
         struct bt_block **link = page ? &page->blocks : NULL;
         while (link && *link) {
             struct bt_block *block = *link;
-            if (gpa < block->gpa + block->bytes && block->gpa < gpa + size) {
-                block_kill(bt, block);
+            const bool dead = atomic_load_explicit(&block->dead, memory_order_relaxed);
+            if (dead || (gpa < block->gpa + block->bytes && block->gpa < gpa + size)) {
+                if (!dead)
+                    block_kill(bt, block);
                 *link = block->page_next;
             } else {
                 link = &block->page_next;
             }
         }
+        link = page ? &page->crossing : NULL;
+        while (link && *link) {
+            struct bt_block *block = *link;
+            const bool dead = atomic_load_explicit(&block->dead, memory_order_relaxed);
+            const gpa_t end = block->gpa2 + ((block->gpa + block->bytes) & PAGE_OFFSET_MASK);
+            if (dead || (gpa < end && block->gpa2 < gpa + size)) {
+                if (!dead)
+                    block_kill(bt, block);
+                *link = block->cross_next;
+            } else {
+                link = &block->cross_next;
+            }
+        }
         // A page without code may have slots for writing again: memory that held a program is data next.
-        if (page && !page->blocks) {
+        if (page && !page->blocks && !page->crossing) {
             *place = page->next;
             free(page);
             interp_code_release(bt->engine, at);

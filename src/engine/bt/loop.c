@@ -97,9 +97,9 @@ static enum found block_get(struct bt_vcpu *v, uint32_t context, struct bt_block
     struct bt *bt = v->bt;
     struct x86_cpu *cpu = v->cpu;
     struct bt_block *block;
-    struct x86_code_page page;
-    gva_t lin;
-    bool full = false, held = false;
+    struct x86_code_page page, next = {0};
+    gva_t lin, next_lin;
+    bool full = false, more = false, held = false;
     if (!code_hold(v, context))
         return FOUND_AGAIN;
     *out = bt_block_here(v, context);
@@ -111,22 +111,34 @@ static enum found block_get(struct bt_vcpu *v, uint32_t context, struct bt_block
     cpu->soft.insn = NULL;
     if (cpu->rip > v->key.cs_limit)
         return FOUND_NONE;
+again:
     page = x86_fetch_page(cpu, lin);
     if (!page.host)
         return FOUND_NONE;
+    if (more) { // the instruction crosses into the next page
+        next_lin = bt_next_page(cpu, lin);
+        if (next_lin == 0 || (cpu->code_size == X86_CODE64 && !x86_canonical(next_lin)))
+            return FOUND_NONE;
+        next = x86_fetch_page(cpu, next_lin);
+        if (!next.host || x86_tlb_entry(cpu, next_lin)->tag_exec != next_lin)
+            return FOUND_NONE;
+        more = false;
+    }
     pthread_mutex_lock(&bt->lock);
     if (context != v->context && context != v->context_single) {
         pthread_mutex_unlock(&bt->lock);
         return FOUND_AGAIN;
     }
-    block = bt_find(bt, page.gpa | (lin & PAGE_OFFSET_MASK), cpu->rip, context);
+    block = bt_find(v, page.gpa | (lin & PAGE_OFFSET_MASK), cpu->rip, context);
     if (!block)
-        block = bt_translate(v, context, &page, &full);
+        block = bt_translate(v, context, &page, &next, &full, &more);
     if (full)
         bt_cache_flush(bt);
     else if (block)
         held = code_hold(v, context); // nobody flushes while the lock is held
     pthread_mutex_unlock(&bt->lock);
+    if (more && !next.host)
+        goto again;
     *out = block;
     return held ? FOUND : full ? FOUND_AGAIN : FOUND_NONE;
 }
@@ -137,13 +149,12 @@ static void enter(struct bt_vcpu *v, struct bt_block *block)
     struct x86_cpu *cpu = v->cpu;
     struct x86_code_frame *frame = &cpu->frame;
     unsigned set = (v->key.bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT;
-    gva_t lin = cpu->seg[X86_CS].eff_base + block->rip;
     if (frame->target_context[set] != v->context) {
         for (unsigned i = 0; i < X86_FRAME_TARGETS; i++)
             frame->target[set][i].rip = ~(uint64_t)i; // whose place is another one
         frame->target_context[set] = v->context;
     }
-    frame->mapped[(lin >> PAGE_SHIFT) & (X86_FRAME_MAPPED - 1)] = block->identity;
+    bt_entry_allow(cpu, block);
     bt_flags_out(cpu);
     v->stats.entries++;
     bt_need(cpu, block);

@@ -217,21 +217,22 @@ struct bt_block *bt_block_here(struct bt_vcpu *v, uint32_t context)
     struct x86_tlb_entry *e = x86_tlb_entry(cpu, lin);
     if (e->tag_exec != (lin & PAGE_MASK))
         return NULL;
-    return bt_find(v->bt, e->gpa | (lin & PAGE_OFFSET_MASK), cpu->rip, context);
+    return bt_find(v, e->gpa | (lin & PAGE_OFFSET_MASK), cpu->rip, context);
 }
 
-// The mapping of the block's page holds: its checked entry may be used until the next flush.
-static void entry_allow(struct x86_cpu *cpu, const struct bt_block *block)
+void bt_entry_allow(struct x86_cpu *cpu, const struct bt_block *block)
 {
     gva_t lin = cpu->seg[X86_CS].eff_base + block->rip;
     cpu->frame.mapped[(lin >> PAGE_SHIFT) & (X86_FRAME_MAPPED - 1)] = block->identity;
+    if (block->gpa2 != BT_NO_PAGE)
+        cpu->frame.mapped[((lin >> PAGE_SHIFT) + 1) & (X86_FRAME_MAPPED - 1)] = block->identity2;
 }
 
 static uint64_t enter_block(struct bt_vcpu *v, struct bt_block *block)
 {
     if (!may_return(v->cpu))
         return 0;
-    entry_allow(v->cpu, block);
+    bt_entry_allow(v->cpu, block);
     bt_need(v->cpu, block);
     bt_flags_out(v->cpu);
     return code_at(v->bt, block->entry_a);

@@ -121,8 +121,23 @@ static void poll(struct bt_tr *t)
     }
 }
 
+// Whoever enters from the same page has not checked the next one.
+static void second_page(struct bt_tr *t)
+{
+    const uint64_t page = (t->lin >> PAGE_SHIFT) + 1;
+    uint32_t number;
+    if (!t->crossing)
+        return;
+    tr_flags_clobber(t);
+    asm_alu_mem_imm(&t->b, false, 7, mem_gs(FRAME(mapped) + 4 * (page & (X86_FRAME_MAPPED - 1))),
+                    (int32_t)t->block->identity2, true);
+    tr_site(t, BT_SITE_ENTRY, &number);
+    tr_cold(t, number, t->bt->stub_entry, asm_jcc(&t->b, CC_NE));
+}
+
 static void body(struct bt_tr *t)
 {
+    second_page(t);
     poll(t);
     tr_need(t);
     for (t->now = 0; t->now < t->count && !t->failed; t->now++) {
@@ -177,7 +192,7 @@ static bool layout_make(struct bt_tr *t)
 }
 
 struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct x86_code_page *code,
-                              bool *full)
+                              const struct x86_code_page *next, bool *full, bool *more)
 {
     static _Thread_local struct bt_tr tr;
     struct bt_tr *t = &tr;
@@ -186,18 +201,25 @@ struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct 
     const struct bt_context *key = &bt->contexts[context];
     gva_t lin = (cpu->seg[X86_CS].eff_base + cpu->rip) & cpu->lin_mask;
     unsigned off = lin & PAGE_OFFSET_MASK, avail = (unsigned)PAGE_SIZE - off;
+    const unsigned room = avail;
     uint8_t bytes[BT_BLOCK_MAX * 15];
-    struct bt_page *page = bt_page_hold(bt, code->gpa);
-    if (!page)
+    struct bt_page *page = bt_page_hold(bt, code->gpa), *page2 = NULL;
+    if (next->host && page)
+        page2 = bt_page_hold(bt, next->gpa);
+    if (!page || (next->host && !page2))
         return NULL;
     *full = bt->used + ROOM > bt->size || bt->site_count + BT_COLD_MAX * 2 > bt->sites_max;
     if (*full)
         return NULL;
     if (avail > sizeof(bytes))
         avail = sizeof(bytes);
+    memcpy(bytes, code->host + off, avail);
+    if (next->host) { // `avail` is less than the longest instruction
+        memcpy(bytes + avail, next->host, 15);
+        avail += 15;
+    }
     if (avail - 1 > key->cs_limit - cpu->rip) // of code beyond the limit the interpreter makes #GP
         avail = (unsigned)(key->cs_limit - cpu->rip) + 1;
-    memcpy(bytes, code->host + off, avail);
     memset(t, 0, offsetof(struct bt_tr, op));
     t->groups = t->colds = 0;
     t->poll = t->failed = t->x87_stored = false;
@@ -212,13 +234,19 @@ struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct 
     t->code = key->bits & BT_CTX_CODE;
     t->counted = key->bits & BT_CTX_COUNTED;
     t->single = key->bits & BT_CTX_SINGLE;
+    t->crossing = next->host != NULL;
     t->rip = cpu->rip;
     t->lin = lin;
     t->count = 0;
     t->bytes = 0;
     t->site_first = bt->site_count;
-    if (!tr_analyze(t, bytes, avail))
+    if (!tr_analyze(t, bytes, avail)) {
+        *more = !t->crossing && avail == room && key->cs_limit - cpu->rip >= room &&
+                x86_decode(&t->op[0].x, bytes, avail, t->code, cpu->model) == X86_DECODE_MORE;
         return NULL;
+    }
+    if (t->crossing && t->bytes <= room)
+        return NULL; // changed meanwhile
 
     t->block = bt_alloc(bt, sizeof(*t->block));
     t->b.p = bt->rw + bt->used;
@@ -227,11 +255,15 @@ struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct 
         goto full;
     *t->block = (struct bt_block){.rip = t->rip,
                                   .gpa = code->gpa | off,
+                                  .gpa2 = t->crossing ? next->gpa : BT_NO_PAGE,
                                   .context = context,
                                   .bytes = t->bytes,
                                   .count = (uint16_t)t->count};
     t->block->identity = bt_identity_get(bt, lin & PAGE_MASK, code->gpa >> PAGE_SHIFT, context);
-    if (!t->block->identity)
+    if (t->crossing)
+        t->block->identity2 =
+            bt_identity_get(bt, bt_next_page(cpu, lin), next->gpa >> PAGE_SHIFT, context);
+    if (!t->block->identity || (t->crossing && !t->block->identity2))
         goto full;
     t->block->need = t->need;
     entries(t);
@@ -244,8 +276,12 @@ struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct 
     tr_cold_emit(t);
     t->block->end = tr_offset(t, t->b.p);
     // A thread may translate here while others run what is complete: nobody knows of this block yet.
-    interp_code_cover(bt->engine, t->block->gpa, t->bytes);
-    if (memcmp(bytes, code->host + off, t->bytes) != 0)
+    const unsigned here = t->crossing ? room : t->bytes;
+    interp_code_cover(bt->engine, t->block->gpa, here);
+    if (t->crossing)
+        interp_code_cover(bt->engine, next->gpa, t->bytes - here);
+    if (memcmp(bytes, code->host + off, here) != 0 ||
+        (t->crossing && memcmp(bytes + here, next->host, t->bytes - here) != 0))
         return NULL; // written meanwhile: again
     v->stats.translated++;
     v->stats.insns += t->count;
@@ -254,7 +290,7 @@ struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct 
     if (bt->dump)
         bt_dump_block(bt, t->block, bytes);
     bt->used = (t->block->end + 15) & ~UINT64_C(15);
-    bt_block_publish(bt, t->block, page);
+    bt_block_publish(bt, t->block, page, page2);
     return t->block;
 full:
     *full = true;

@@ -130,6 +130,7 @@ struct bt_tr {
     const struct bt_context *key;
     enum x86_code_size code;
     bool counted, single;
+    bool crossing; // one instruction, that ends in the next page
 
     uint64_t rip;
     gva_t lin;
