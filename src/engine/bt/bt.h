@@ -91,6 +91,9 @@ struct bt_site {
         uint64_t target;          // EXIT: guest rip
         struct interp_insn *insn; // EXEC, BRANCH: the instruction and a sentinel
     };
+    uint32_t cold;     // EXIT: code offset where the jump goes that is linked to no block
+    uint32_t incoming; // EXIT: next site linked to the same block, + 1
+    _Atomic bool linked;
     uint32_t retry; // ACCESS, FP: code offset of the check
     uint32_t
         resume; // code offset behind the instruction (ACCESS: the group); EXIT: of the displacement
@@ -138,7 +141,8 @@ struct bt_block {
     uint32_t gone;    // where the head jumps when the block is dead
     uint32_t end;     // of its code
     _Atomic bool dead;
-    struct bt_layout *layout; // with --bt-verify or --bt-dump, else NULL
+    _Atomic uint32_t incoming; // sites whose jumps lead here, + 1
+    struct bt_layout *layout;  // with --bt-verify or --bt-dump, else NULL
 };
 
 // Which part of a block's code is for which instruction.

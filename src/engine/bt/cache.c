@@ -284,6 +284,19 @@ static void hash_remove(struct bt *bt, const struct bt_block *block)
         __atomic_store_n(&at->hash_next, block->hash_next, __ATOMIC_RELEASE);
 }
 
+// Jumps to the block go to their own cold code again, which finds what is there then.
+static void block_unlink(struct bt *bt, struct bt_block *block)
+{
+    uint32_t number = atomic_exchange(&block->incoming, 0);
+    while (number) {
+        struct bt_site *site = &bt->sites[number - 1];
+        number = site->incoming;
+        __atomic_store_n((uint32_t *)(void *)(bt->rw + site->resume),
+                         site->cold - (site->resume + 4), __ATOMIC_RELAXED);
+        atomic_store(&site->linked, false);
+    }
+}
+
 static void block_kill(struct bt *bt, struct bt_block *block)
 {
     uint8_t *head = bt->rw + block->head;
@@ -297,6 +310,7 @@ static void block_kill(struct bt *bt, struct bt_block *block)
     memcpy((uint8_t *)&word + (head - aligned), jump, 5);
     __atomic_store_n((uint64_t *)(void *)aligned, word, __ATOMIC_SEQ_CST);
     atomic_store(&block->dead, true);
+    block_unlink(bt, block);
     hash_remove(bt, block);
 }
 

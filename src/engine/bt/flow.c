@@ -313,6 +313,7 @@ void tr_cold_emit(struct bt_tr *t)
             asm_fix(cold->from[k], t->b.p);
         if (!cold->from[0]) // of the head
             t->block->gone = tr_offset(t, t->b.p);
+        site->cold = tr_offset(t, t->b.p);
         if (cold->flags_e)
             asm_flags_save(&t->b);
         if (cold->trampoline) {
@@ -323,6 +324,7 @@ void tr_cold_emit(struct bt_tr *t)
             field = asm_jmp(&t->b);
             asm_fix(field, t->b.p);
             site->resume = tr_offset(t, field);
+            site->cold = tr_offset(t, t->b.p);
         }
         if (cold->s1 == S1_ADD_PAGE)
             asm_mem(&t->b, true, 0x03, BT_S1, mem_gs(SLOT_PAGE(cold->slot)));

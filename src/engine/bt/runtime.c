@@ -291,6 +291,21 @@ void bt_link(struct bt *bt, uint32_t number, struct bt_block *target)
     // Aligned so that the field lies in one cache line: translate.c.
     __atomic_store_n((uint32_t *)(void *)(bt->rw + site->resume), to - (site->resume + 4),
                      __ATOMIC_RELAXED);
+    // bt_kill() takes the link back. A block killed just now keeps it: its head leads on from there.
+    if (!atomic_exchange(&site->linked, true)) {
+        uint32_t first = atomic_load(&target->incoming);
+        do
+            site->incoming = first;
+        while (!atomic_compare_exchange_weak(&target->incoming, &first, number + 1));
+    }
+}
+
+// The table of indirect targets learns where the guest's rip is.
+static void target_learn(struct bt_vcpu *v, const struct bt_block *block)
+{
+    const unsigned set = (v->key.bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT;
+    v->cpu->frame.target[set][block->rip & (X86_FRAME_TARGETS - 1)] =
+        (struct x86_branch_target){block->rip, code_at(v->bt, block->checked)};
 }
 
 uint64_t bt_on_exit(struct x86_cpu *cpu)
@@ -327,9 +342,7 @@ uint64_t bt_on_branch(struct x86_cpu *cpu)
     block = bt_block_here(v, v->context);
     if (!block)
         return 0;
-    unsigned set = (v->key.bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT;
-    cpu->frame.target[set][cpu->rip & (X86_FRAME_TARGETS - 1)] =
-        (struct x86_branch_target){cpu->rip, code_at(v->bt, block->checked)};
+    target_learn(v, block);
     return enter_block(v, block);
 }
 
@@ -360,7 +373,10 @@ uint64_t bt_on_entry(struct x86_cpu *cpu)
     v->stats.entry_checks++;
     // Another block may stand here now, or the page be mapped elsewhere.
     block = bt_block_here(v, v->context);
-    return block ? enter_block(v, block) : 0;
+    if (!block)
+        return 0;
+    target_learn(v, block);
+    return enter_block(v, block);
 }
 
 // The registers of the block that was entered are not all in the host's.
