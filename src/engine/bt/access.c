@@ -43,7 +43,7 @@ struct bt_cold *tr_check_fails(struct bt_tr *t, const struct bt_access *a, uint8
     t->reached[t->now + site->count] = true;
     site->next = t->now + site->count < t->count ? t->op[t->now + site->count].off : t->bytes;
     site->scattered = g->scattered;
-    site->patience = BT_PATIENCE;
+    site->patience = g->class == ACCESS_SUM ? BT_PATIENCE : INT32_MAX; // only sums may ask the TLB
     return tr_cold(t, number, g->scattered ? t->bt->stub_scattered : t->bt->stub_miss, from);
 }
 
