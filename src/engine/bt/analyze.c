@@ -382,11 +382,13 @@ static void accesses(const struct bt_tr *t, struct bt_op *op)
         access_stack(t, op, X86_RSP, -word, true);
         break;
     case KIND_PUSH:
+    case KIND_PUSHF:
     case KIND_CALL:
         access_stack(t, op, X86_RSP, -word, true);
         break;
     case KIND_POP:
     case KIND_SEG_POP:
+    case KIND_POPF:
     case KIND_RET:
         access_stack(t, op, X86_RSP, 0, false);
         break;
@@ -471,14 +473,24 @@ static void registers_after(const struct bt_tr *t, struct registers *r, const st
         reg_new(r, X86_RSP);
         reg_new(r, X86_RBP);
         return;
+    case KIND_PUSHF:
+        r->delta[X86_RSP] -= op->x.opsize;
+        return;
+    case KIND_POPF:
+        r->delta[X86_RSP] += op->x.opsize;
+        return;
     case KIND_EXEC:
     case KIND_EXEC_SEG:
+    case KIND_SYSTEM:
         for (unsigned i = 0; i < 16; i++)
             reg_new(r, i);
         r->version[BASE_FS]++; // WRFSBASE
         r->version[BASE_GS]++;
         for (unsigned i = 0; i < X86_SEG_COUNT; i++)
             r->segment[i]++;
+        return;
+    case KIND_SWAPGS:
+        r->version[BASE_GS]++;
         return;
     default:
         break;
@@ -546,8 +558,8 @@ static bool group_takes(const struct bt_tr *t, const struct bt_group *g, const s
         return false;
     // A check for reading becomes one for writing when the write is certain to follow.
     for (unsigned i = g->first; i < now && a->write && !g->write; i++)
-        if (t->op[i].kind == KIND_JCC || t->op[i].kind == KIND_EXEC ||
-            t->op[i].kind == KIND_EXEC_SEG)
+        if (t->op[i].kind == KIND_JCC ||
+            (t->op[i].kind >= KIND_EXEC && t->op[i].kind <= KIND_SWAPGS))
             return false;
     if (a->class == ACCESS_CONST)
         return (low & (int64_t)PAGE_MASK) == ((high - 1) & (int64_t)PAGE_MASK);
@@ -626,6 +638,7 @@ bool tr_analyze(struct bt_tr *t, const uint8_t *bytes, unsigned avail)
             X86_DECODE_OK)
             break;
         classify(t, op);
+        tr_classify_privileged(t, op);
         accesses(t, op);
         if (!accesses_allowed(t, op)) {
             op->kind = op->kind >= KIND_CALL                                   ? KIND_BRANCH
@@ -645,6 +658,7 @@ bool tr_analyze(struct bt_tr *t, const uint8_t *bytes, unsigned avail)
         if (op->kind > KIND_JCC || t->crossing)
             break;
     }
+    tr_privileged_end(t);
     grouping(t);
     tr_x87_pointers(t);
     return t->count != 0;

@@ -56,6 +56,7 @@ struct bt_context {
 #define BT_CTX_PROT 0x1000  // protected mode, not V86
 #define BT_CTX_MXCSR 0x2000 // MXCSR may stay in the host's while C code runs: x86_fpu_load_mxcsr()
 #define BT_CTX_FP (BT_CTX_X87 | BT_CTX_MXCSR) // what instructions within a block may change
+#define BT_CTX_CPL0 0x4000
 #define BT_CONTEXTS_MAX 1024
 // What is known of a segment when a block is made; its base and limit are read from memory. Without READ and
 // WRITE (null, expand-down) its accesses are the interpreter's.
@@ -72,7 +73,8 @@ enum bt_site_kind {
     BT_SITE_SEG,    // the same, one that loads a segment register
     BT_SITE_EXIT,   // a direct branch
     BT_SITE_BRANCH, // an indirect branch that was not in the table
-    BT_SITE_STEP,   // go on in the interpreter
+    BT_SITE_STEP,   // an instruction for the interpreter that ends the block
+    BT_SITE_SYSTEM, // a system instruction, in the block
     BT_SITE_POLL,   // leave
     BT_SITE_FP,     // registers that the block needs are not in the host's
     BT_SITE_ENTRY,  // an entry whose mapping is not known to hold, or of a dead block
@@ -89,7 +91,7 @@ struct bt_site {
     struct bt_block *block;
     union {
         uint64_t target;          // EXIT: guest rip
-        struct interp_insn *insn; // EXEC, BRANCH: the instruction and a sentinel
+        struct interp_insn *insn; // EXEC, BRANCH, STEP, SYSTEM: the instruction and a sentinel
     };
     uint32_t cold;     // EXIT: code offset where the jump goes that is linked to no block
     uint32_t incoming; // EXIT: next site linked to the same block, + 1
@@ -176,8 +178,9 @@ struct bt_identity {
 };
 
 struct bt_stats {
-    uint64_t entries, translated, insns, host_bytes, guest_bytes, execs, steps, misses, fills,
-        crossings, exits, links, branches, loads, polls, entry_checks, kills, single, scattered;
+    uint64_t entries, translated, insns, host_bytes, guest_bytes, execs, steps, systems, misses,
+        fills, crossings, exits, links, branches, loads, polls, entry_checks, kills, single,
+        scattered;
 };
 
 struct bt {
@@ -192,7 +195,7 @@ struct bt {
     uint8_t *rw, *rx;
     uint64_t size, used, stubs_end;
     uint32_t stub_enter, stub_miss, stub_slow, stub_scattered, stub_exec, stub_seg, stub_exit,
-        stub_branch, stub_step, stub_poll, stub_entry, stub_fp;
+        stub_branch, stub_step, stub_system, stub_poll, stub_entry, stub_fp;
 
     // Metadata, emptied with the code.
     uint8_t *arena;
@@ -224,6 +227,11 @@ struct bt {
     char broken_why[320];
 };
 
+struct bt_recent { // a context that was in use
+    struct bt_context key;
+    uint32_t context, single; // 0: none
+};
+
 struct bt_vcpu {
     struct interp *it;
     struct x86_cpu *cpu;
@@ -231,6 +239,7 @@ struct bt_vcpu {
     struct bt_vcpu *next;
     uint32_t context, context_single; // current; the same with BT_CTX_SINGLE
     struct bt_context key;            // of `context`
+    struct bt_recent recent[16];      // written with the lock, read in code
     uint32_t link_site;               // + 1: an exit that waits for its target, or 0
     uint32_t link_context;            // where it was
     bool single;                      // the next block is to check every access by itself
@@ -293,11 +302,15 @@ uint64_t bt_on_exec(struct x86_cpu *cpu);
 uint64_t bt_on_seg(struct x86_cpu *cpu);
 uint64_t bt_on_exit(struct x86_cpu *cpu);
 uint64_t bt_on_branch(struct x86_cpu *cpu);
-uint64_t bt_on_step(struct x86_cpu *cpu);
 uint64_t bt_on_poll(struct x86_cpu *cpu);
 uint64_t bt_on_entry(struct x86_cpu *cpu);
 uint64_t bt_on_fp(struct x86_cpu *cpu);
-uint32_t bt_fp_context(const struct x86_cpu *cpu); // the BT_CTX_FP bits
+// Makes the state exact for the instruction of the site that called.
+struct bt_site *bt_arrive(struct x86_cpu *cpu);
+// Goes on behind the instruction (or the group) of the site if the guest stands there, else 0.
+uint64_t bt_resume(struct x86_cpu *cpu, const struct bt_site *site);
+uint64_t bt_enter_block(struct bt_vcpu *v, struct bt_block *block); // 0: not now
+uint32_t bt_fp_context(const struct x86_cpu *cpu);                  // the BT_CTX_FP bits
 // Makes the host's registers hold what the block needs; vector registers follow in the stub.
 void bt_need(struct x86_cpu *cpu, const struct bt_block *block);
 // The block at cpu->rip when that is known without a walk, else NULL.
@@ -312,6 +325,13 @@ ALWAYS_INLINE gva_t bt_next_page(const struct x86_cpu *cpu, gva_t lin)
 void bt_link(struct bt *bt, uint32_t site, struct bt_block *target);
 void bt_flags_in(struct x86_cpu *cpu);  // frame.flags -> cc
 void bt_flags_out(struct x86_cpu *cpu); // cc -> frame.flags
+
+// --- system.c
+void bt_context_update(struct bt_vcpu *v);       // takes the lock when the context has changed
+bool bt_context_usable(const struct bt_vcpu *v); // may blocks run in it at all?
+void bt_targets_use(struct bt_vcpu *v); // the table of indirect targets becomes that of the context
+uint64_t bt_on_step(struct x86_cpu *cpu);
+uint64_t bt_on_system(struct x86_cpu *cpu);
 
 // --- translate.c: with the lock. NULL: leave this instruction to the interpreter. *full: no room. *more: the
 // instruction ends in the next page, which is wanted, too (its host is NULL where it is not known).

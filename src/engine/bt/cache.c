@@ -137,6 +137,7 @@ void bt_cache_flush(struct bt *bt)
         for (unsigned set = 0; set < X86_FRAME_SETS; set++)
             frame->target_context[set] = 0;
         v->context = 0;
+        memset(v->recent, 0, sizeof(v->recent));
         v->link_site = 0;
     }
     bt_release_others(bt);

@@ -466,6 +466,14 @@ void tr_compute(struct bt_tr *t, const struct bt_op *op)
     case KIND_EXEC_SEG:
         tr_exec(t, op, BT_SITE_SEG);
         break;
+    case KIND_SYSTEM:
+    case KIND_CLI:
+    case KIND_STI:
+    case KIND_PUSHF:
+    case KIND_POPF:
+    case KIND_SWAPGS:
+        tr_privileged(t, op);
+        break;
     default: // KIND_NOP
         break;
     }

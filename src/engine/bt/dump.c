@@ -95,11 +95,11 @@ const char *bt_stub_name(const struct bt *bt, uint32_t offset)
     const struct {
         uint32_t at;
         const char *name;
-    } stubs[] = {{bt->stub_miss, "stub_miss"},  {bt->stub_exec, "stub_exec"},
-                 {bt->stub_slow, "stub_slow"},  {bt->stub_seg, "stub_seg"},
-                 {bt->stub_exit, "stub_exit"},  {bt->stub_branch, "stub_branch"},
-                 {bt->stub_step, "stub_step"},  {bt->stub_poll, "stub_poll"},
-                 {bt->stub_entry, "stub_entry"}};
+    } stubs[] = {{bt->stub_miss, "stub_miss"}, {bt->stub_exec, "stub_exec"},
+                 {bt->stub_slow, "stub_slow"}, {bt->stub_seg, "stub_seg"},
+                 {bt->stub_exit, "stub_exit"}, {bt->stub_branch, "stub_branch"},
+                 {bt->stub_step, "stub_step"}, {bt->stub_system, "stub_system"},
+                 {bt->stub_poll, "stub_poll"}, {bt->stub_entry, "stub_entry"}};
     for (size_t i = 0; i < ARRAY_SIZE(stubs); i++)
         if (stubs[i].at == offset)
             return stubs[i].name;

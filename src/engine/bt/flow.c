@@ -163,12 +163,13 @@ void tr_exec(struct bt_tr *t, const struct bt_op *op, enum bt_site_kind kind)
 {
     uint32_t number;
     struct bt_site *site = tr_site(t, kind, &number);
-    site->insn = kind == BT_SITE_STEP ? NULL : tr_interp_insn(t, op);
+    site->insn = tr_interp_insn(t, op);
     tr_flags_saved(t);
     call_stub(t, number,
               kind == BT_SITE_EXEC     ? t->bt->stub_exec
               : kind == BT_SITE_SEG    ? t->bt->stub_seg
               : kind == BT_SITE_BRANCH ? t->bt->stub_branch
+              : kind == BT_SITE_SYSTEM ? t->bt->stub_system
                                        : t->bt->stub_step);
     site->resume = tr_offset(t, t->b.p);
     t->e = t->a = true;

@@ -11,59 +11,6 @@
 #include <string.h>
 #include <sys/random.h>
 
-// --- contexts -------------------------------------------------------------------------------------------------
-
-void bt_context_now(const struct bt_vcpu *v, struct bt_context *key)
-{
-    const struct x86_cpu *cpu = v->cpu;
-    const struct x86_seg *cs = &cpu->seg[X86_CS];
-    uint32_t set = (uint32_t)((cpu->tlb->cur - cpu->tlb->set[0]) / X86_TLB_ENTRIES);
-    key->bits = (uint32_t)cpu->code_size |
-                (uint32_t)__builtin_ctz(cpu->stack_size) << BT_CTX_STACK_SHIFT |
-                set << BT_CTX_SET_SHIFT | (x86_prot_mode(cpu) ? BT_CTX_PROT : 0) |
-                (cpu->soft.limit != UINT64_MAX || cpu->platform->counted ? BT_CTX_COUNTED : 0);
-    if (!(cpu->cr0 & (X86_CR0_EM | X86_CR0_TS))) {
-        key->bits |= bt_fp_context(cpu);
-        if (cpu->cr4 & X86_CR4_OSFXSR)
-            key->bits |= BT_CTX_SSE;
-        if ((cpu->cr4 & X86_CR4_OSXSAVE) && (cpu->xcr0 & 6) == 6 && x86_prot_mode(cpu))
-            key->bits |= BT_CTX_AVX;
-    }
-    key->segs = cpu->code_size == X86_CODE64 ? 0 : bt_segments_now(cpu);
-    key->cs_base = cs->eff_base;
-    key->cs_limit = cs->unchecked & X86_ACCESS_EXEC ? UINT64_MAX : cs->limit;
-}
-
-// The number of a context; 0 when there are too many. With the lock.
-static uint32_t context_number(struct bt *bt, const struct bt_context *key)
-{
-    for (uint32_t i = 1; i < bt->context_count; i++)
-        if (bt_context_equal(&bt->contexts[i], key))
-            return i;
-    if (bt->context_count == BT_CONTEXTS_MAX)
-        return 0;
-    bt->contexts[bt->context_count] = *key;
-    return bt->context_count++;
-}
-
-static void context_update(struct bt_vcpu *v)
-{
-    struct bt *bt = v->bt;
-    struct bt_context key;
-    bt_context_now(v, &key);
-    if (v->context && bt_context_equal(&key, &v->key))
-        return;
-    struct bt_context single = key;
-    single.bits |= BT_CTX_SINGLE;
-    pthread_mutex_lock(&bt->lock);
-    if (bt->context_count + 2 > BT_CONTEXTS_MAX)
-        bt_cache_flush(bt);
-    v->key = key;
-    v->context = context_number(bt, &key);
-    v->context_single = context_number(bt, &single);
-    pthread_mutex_unlock(&bt->lock);
-}
-
 // --- the loop ---------------------------------------------------------------------------------------------------
 
 // From here on nothing that this vCPU finds in the cache goes away, until in_code is 0 again. False: a flush
@@ -148,24 +95,13 @@ static void enter(struct bt_vcpu *v, struct bt_block *block)
     struct bt *bt = v->bt;
     struct x86_cpu *cpu = v->cpu;
     struct x86_code_frame *frame = &cpu->frame;
-    unsigned set = (v->key.bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT;
-    if (frame->target_context[set] != v->context) {
-        for (unsigned i = 0; i < X86_FRAME_TARGETS; i++)
-            frame->target[set][i].rip = ~(uint64_t)i; // whose place is another one
-        frame->target_context[set] = v->context;
-    }
+    bt_targets_use(v);
     bt_entry_allow(cpu, block);
     bt_flags_out(cpu);
     v->stats.entries++;
     bt_need(cpu, block);
     ((void (*)(uint64_t))(uintptr_t)(bt->rx + bt->stub_enter))((uintptr_t)bt->rx + block->entry_a);
     atomic_store(&frame->in_code, 0);
-}
-
-// May blocks run in this context at all?
-static bool translatable(const struct bt_vcpu *v)
-{
-    return v->context != 0 && (v->key.bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT != X86_TLB_ALIGN;
 }
 
 static void bt_loop(struct bt_vcpu *v, struct vm_exit *exit)
@@ -191,7 +127,7 @@ static void bt_loop(struct bt_vcpu *v, struct vm_exit *exit)
                      cpu->soft.attention) &&
             !interp_attend(v->it, exit))
             return;
-        context_update(v);
+        bt_context_update(v);
         left = cpu->soft.limit - cpu->icount;
         if (unlikely(left == 0)) {
             cpu->soft.attention = 1;
@@ -199,7 +135,7 @@ static void bt_loop(struct bt_vcpu *v, struct vm_exit *exit)
         }
         uint32_t site = v->link_site;
         enum found found = FOUND_NONE;
-        if (likely(translatable(v)))
+        if (likely(bt_context_usable(v)))
             found = block_get(v, v->single ? v->context_single : v->context, &block);
         if (found == FOUND_AGAIN)
             continue;
@@ -406,6 +342,7 @@ static unsigned engine_counters(struct engine_vcpu *vcpu, struct engine_counter 
         {"code_entries", s->entries},
         {"helper_instructions", s->execs},
         {"interpreter_steps", s->steps},
+        {"system_instructions", s->systems},
         {"page_slot_misses", s->misses},
         {"page_slot_fills", s->fills},
         {"page_slot_refills", v->cpu->frame.refills},

@@ -70,8 +70,7 @@ static void x87_pointers(struct x86_cpu *cpu, const struct bt_site *site)
     }
 }
 
-// Makes the state exact for the instruction of the site.
-static struct bt_site *arrive(struct x86_cpu *cpu)
+struct bt_site *bt_arrive(struct x86_cpu *cpu)
 {
     struct bt_site *site = site_of(cpu);
     bt_flags_in(cpu);
@@ -97,8 +96,7 @@ static bool may_return(struct x86_cpu *cpu)
            !x86_events_ready(cpu);
 }
 
-// Goes on behind the instruction (or the group) of the site if the guest stands there.
-static uint64_t resume(struct x86_cpu *cpu, const struct bt_site *site)
+uint64_t bt_resume(struct x86_cpu *cpu, const struct bt_site *site)
 {
     const struct bt_block *block = site->block;
     if (cpu->rip != block->rip + site->next || site->resume == BT_NO_RESUME || !may_return(cpu) ||
@@ -119,24 +117,24 @@ static uint64_t resume(struct x86_cpu *cpu, const struct bt_site *site)
 uint64_t bt_on_exec(struct x86_cpu *cpu)
 {
     struct bt_vcpu *v = bt_of(cpu);
-    struct bt_site *site = arrive(cpu);
+    struct bt_site *site = bt_arrive(cpu);
     v->stats.execs++;
     interp_execute(v->it, site->insn);
-    return resume(cpu, site);
+    return bt_resume(cpu, site);
 }
 
 // The instruction loads a segment register. The block goes on if that is of the same kind as before.
 uint64_t bt_on_seg(struct x86_cpu *cpu)
 {
     struct bt_vcpu *v = bt_of(cpu);
-    struct bt_site *site = arrive(cpu);
+    struct bt_site *site = bt_arrive(cpu);
     struct bt_context now;
     v->stats.execs++;
     cpu->rip = (site->block->rip + site->next) & cpu->lin_mask;
     site->insn->detail->exec(cpu, &site->insn->detail->x);
     cpu->icount++;
     bt_context_now(v, &now);
-    return bt_context_equal(&now, &v->key) ? resume(cpu, site) : 0;
+    return bt_context_equal(&now, &v->key) ? bt_resume(cpu, site) : 0;
 }
 
 // Lets the interpreter do what the group of the site covers.
@@ -149,7 +147,7 @@ static uint64_t slow_access(struct x86_cpu *cpu, const struct bt_site *site)
         interp_advance(v->it, (unsigned)(end - cpu->icount));
     while (cpu->icount < end && !cpu->soft.attention &&
            cpu->rip - (site->block->rip + site->rip) < (uint64_t)(site->next - site->rip));
-    return resume(cpu, site);
+    return bt_resume(cpu, site);
 }
 
 #define BT_LOOKS 16
@@ -228,7 +226,7 @@ void bt_entry_allow(struct x86_cpu *cpu, const struct bt_block *block)
         cpu->frame.mapped[((lin >> PAGE_SHIFT) + 1) & (X86_FRAME_MAPPED - 1)] = block->identity2;
 }
 
-static uint64_t enter_block(struct bt_vcpu *v, struct bt_block *block)
+uint64_t bt_enter_block(struct bt_vcpu *v, struct bt_block *block)
 {
     if (!may_return(v->cpu))
         return 0;
@@ -244,7 +242,7 @@ static uint64_t go_single(struct bt_vcpu *v)
     struct bt_block *block = bt_block_here(v, v->context_single);
     v->stats.crossings++;
     if (block)
-        return enter_block(v, block);
+        return bt_enter_block(v, block);
     v->single = true;
     return 0;
 }
@@ -252,7 +250,7 @@ static uint64_t go_single(struct bt_vcpu *v)
 // Perhaps beyond the segment's limit.
 uint64_t bt_on_slow(struct x86_cpu *cpu)
 {
-    struct bt_site *site = arrive(cpu);
+    struct bt_site *site = bt_arrive(cpu);
     return site->span != site->size ? go_single(bt_of(cpu)) : slow_access(cpu, site);
 }
 
@@ -260,7 +258,7 @@ uint64_t bt_on_miss(struct x86_cpu *cpu)
 {
     struct bt_vcpu *v = bt_of(cpu);
     struct bt *bt = v->bt;
-    struct bt_site *site = arrive(cpu);
+    struct bt_site *site = bt_arrive(cpu);
     gva_t low = cpu->frame.scratch[0], lin = low + (uint64_t)site->head;
     bool crosses = (low & PAGE_OFFSET_MASK) + site->span > PAGE_SIZE;
     v->stats.misses++;
@@ -326,14 +324,14 @@ uint64_t bt_on_exit(struct x86_cpu *cpu)
     }
     v->stats.links++;
     bt_link(v->bt, cpu->frame.site, block);
-    return enter_block(v, block);
+    return bt_enter_block(v, block);
 }
 
 // The interpreter executes the branch; the table learns where it went.
 uint64_t bt_on_branch(struct x86_cpu *cpu)
 {
     struct bt_vcpu *v = bt_of(cpu);
-    struct bt_site *site = arrive(cpu);
+    struct bt_site *site = bt_arrive(cpu);
     struct bt_block *block;
     v->stats.branches++;
     interp_execute(v->it, site->insn);
@@ -343,22 +341,13 @@ uint64_t bt_on_branch(struct x86_cpu *cpu)
     if (!block)
         return 0;
     target_learn(v, block);
-    return enter_block(v, block);
-}
-
-uint64_t bt_on_step(struct x86_cpu *cpu)
-{
-    struct bt_vcpu *v = bt_of(cpu);
-    arrive(cpu);
-    v->stats.steps++;
-    interp_advance(v->it, 1);
-    return 0;
+    return bt_enter_block(v, block);
 }
 
 uint64_t bt_on_poll(struct x86_cpu *cpu)
 {
     bt_of(cpu)->stats.polls++;
-    arrive(cpu);
+    bt_arrive(cpu);
     return 0;
 }
 
@@ -376,7 +365,7 @@ uint64_t bt_on_entry(struct x86_cpu *cpu)
     if (!block)
         return 0;
     target_learn(v, block);
-    return enter_block(v, block);
+    return bt_enter_block(v, block);
 }
 
 // The registers of the block that was entered are not all in the host's.

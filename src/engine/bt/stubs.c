@@ -263,6 +263,7 @@ void bt_stubs_emit(struct bt *bt)
     bt->stub_exit = helper(bt, &b, bt_on_exit);
     bt->stub_branch = helper(bt, &b, bt_on_branch);
     bt->stub_step = helper(bt, &b, bt_on_step);
+    bt->stub_system = helper(bt, &b, bt_on_system);
     bt->stub_poll = helper(bt, &b, bt_on_poll);
     bt->stub_entry = helper(bt, &b, bt_on_entry);
     bt->stub_fp = helper(bt, &b, bt_on_fp);

@@ -54,7 +54,8 @@ static bool wants_saved(const struct bt_tr *t)
                 return true;
         if (op->flags_full || op->flags_some || op->kind == KIND_CARRY || op->kind == KIND_JCC)
             return false;
-        if (op->kind == KIND_EXEC || op->kind >= KIND_RET || op->kind == KIND_DF)
+        if ((op->kind >= KIND_EXEC && op->kind < KIND_JCC) || op->kind >= KIND_RET ||
+            op->kind == KIND_DF)
             return true;
     }
     return false;
@@ -151,6 +152,8 @@ static void body(struct bt_tr *t)
             tr_compute(t, op);
         else
             tr_flow(t, op);
+        if (t->now > 0 && op[-1].kind == KIND_STI && op->kind != KIND_STEP)
+            tr_sti_over(t);
     }
     tr_rsp_settle(t);
     t->boundary[t->count] = t->b.p;

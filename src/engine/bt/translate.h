@@ -33,6 +33,12 @@ enum bt_kind {
     KIND_SEG_POP,
     KIND_EXEC,     // by the interpreter, in the block
     KIND_EXEC_SEG, // the same, loads a segment register: the block may have to be left
+    KIND_SYSTEM,   // the same, may change anything
+    KIND_CLI,
+    KIND_STI, // an instruction follows that does not branch
+    KIND_PUSHF,
+    KIND_POPF,
+    KIND_SWAPGS,
     // These end a block, but for a conditional jump that is not taken.
     KIND_JCC, // LOOP and JCXZ, too
     KIND_JMP,
@@ -239,6 +245,11 @@ bool tr_segment_real(const struct bt_tr *t, unsigned seg);
 void tr_segment_set(struct bt_tr *t, unsigned seg);
 void tr_segment_store(struct bt_tr *t, const struct bt_op *op);
 void tr_segment_load(struct bt_tr *t, const struct bt_op *op);
+// --- privileged.c
+void tr_classify_privileged(const struct bt_tr *t, struct bt_op *op);
+void tr_privileged_end(struct bt_tr *t); // the block's last instruction is known
+void tr_privileged(struct bt_tr *t, const struct bt_op *op);
+void tr_sti_over(struct bt_tr *t); // behind the instruction that follows STI
 // --- compute.c
 void tr_compute(struct bt_tr *t, const struct bt_op *op);
 void tr_sp_move(struct bt_tr *t, int64_t by);

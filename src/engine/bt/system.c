@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// Contexts, and how translated code goes on behind an instruction that may have changed anything: a system
+// instruction, a far branch, a return from an interrupt. Nothing of their meaning is here: the interpreter executes
+// them. What it would look at before the next instruction (interp_attend) is asked in quiet(); only where there is
+// nothing to do is the next block entered straight away.
+#include "x86/system.h"
+#include "engine/bt/bt.h"
+#include "x86/mem.h"
+
+// --- contexts -------------------------------------------------------------------------------------------------
+
+void bt_context_now(const struct bt_vcpu *v, struct bt_context *key)
+{
+    const struct x86_cpu *cpu = v->cpu;
+    const struct x86_seg *cs = &cpu->seg[X86_CS];
+    uint32_t set = (uint32_t)((cpu->tlb->cur - cpu->tlb->set[0]) / X86_TLB_ENTRIES);
+    key->bits = (uint32_t)cpu->code_size |
+                (uint32_t)__builtin_ctz(cpu->stack_size) << BT_CTX_STACK_SHIFT |
+                set << BT_CTX_SET_SHIFT | (x86_prot_mode(cpu) ? BT_CTX_PROT : 0) |
+                (cpu->cpl == 0 ? BT_CTX_CPL0 : 0) |
+                (cpu->soft.limit != UINT64_MAX || cpu->platform->counted ? BT_CTX_COUNTED : 0);
+    if (!(cpu->cr0 & (X86_CR0_EM | X86_CR0_TS))) {
+        key->bits |= bt_fp_context(cpu);
+        if (cpu->cr4 & X86_CR4_OSFXSR)
+            key->bits |= BT_CTX_SSE;
+        if ((cpu->cr4 & X86_CR4_OSXSAVE) && (cpu->xcr0 & 6) == 6 && x86_prot_mode(cpu))
+            key->bits |= BT_CTX_AVX;
+    }
+    key->segs = cpu->code_size == X86_CODE64 ? 0 : bt_segments_now(cpu);
+    key->cs_base = cs->eff_base;
+    key->cs_limit = cs->unchecked & X86_ACCESS_EXEC ? UINT64_MAX : cs->limit;
+}
+
+// The number of a context; 0 when there are too many. With the lock.
+static uint32_t context_number(struct bt *bt, const struct bt_context *key)
+{
+    for (uint32_t i = 1; i < bt->context_count; i++)
+        if (bt_context_equal(&bt->contexts[i], key))
+            return i;
+    if (bt->context_count == BT_CONTEXTS_MAX)
+        return 0;
+    bt->contexts[bt->context_count] = *key;
+    return bt->context_count++;
+}
+
+static struct bt_recent *recent(struct bt_vcpu *v, const struct bt_context *key)
+{
+    return &v->recent[(key->bits >> BT_CTX_SET_SHIFT ^ key->bits >> 9 ^ key->bits) %
+                      ARRAY_SIZE(v->recent)];
+}
+
+void bt_context_update(struct bt_vcpu *v)
+{
+    struct bt *bt = v->bt;
+    struct bt_context key;
+    bt_context_now(v, &key);
+    if (v->context && bt_context_equal(&key, &v->key))
+        return;
+    struct bt_context single = key;
+    single.bits |= BT_CTX_SINGLE;
+    pthread_mutex_lock(&bt->lock);
+    if (bt->context_count + 2 > BT_CONTEXTS_MAX)
+        bt_cache_flush(bt);
+    v->key = key;
+    v->context = context_number(bt, &key);
+    v->context_single = context_number(bt, &single);
+    *recent(v, &key) = (struct bt_recent){key, v->context, v->context_single};
+    pthread_mutex_unlock(&bt->lock);
+}
+
+// The same for a helper, which must not wait for the lock. False: the loop has to.
+static bool context_switch(struct bt_vcpu *v, const struct bt_context *key)
+{
+    const struct bt_recent *r = recent(v, key);
+    if (!r->context || !bt_context_equal(&r->key, key))
+        return false;
+    v->key = *key;
+    v->context = r->context;
+    v->context_single = r->single;
+    return true;
+}
+
+void bt_targets_use(struct bt_vcpu *v)
+{
+    struct x86_code_frame *frame = &v->cpu->frame;
+    unsigned set = (v->key.bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT;
+    if (likely(frame->target_context[set] == v->context))
+        return;
+    for (unsigned i = 0; i < X86_FRAME_TARGETS; i++)
+        frame->target[set][i].rip = ~(uint64_t)i; // whose place is another one
+    frame->target_context[set] = v->context;
+}
+
+bool bt_context_usable(const struct bt_vcpu *v)
+{
+    return v->context != 0 && (v->key.bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT != X86_TLB_ALIGN;
+}
+
+// --- going on ---------------------------------------------------------------------------------------------------
+
+// May the next instruction run without a look at everything? One under an interrupt shadow is executed here.
+static bool quiet(struct bt_vcpu *v)
+{
+    struct x86_cpu *cpu = v->cpu;
+    for (;;) {
+        uint32_t events = atomic_load_explicit(&cpu->events, memory_order_relaxed);
+        if ((events & ~X86_EVENT_INTR) || x86_events_ready(cpu) || cpu->activity != X86_ACTIVE ||
+            (cpu->rflags & X86_FLAG_TF) || x86_debug_armed(cpu) || v->it->broken ||
+            cpu->icount >= cpu->soft.limit ||
+            atomic_load_explicit(&cpu->frame.poll, memory_order_relaxed) ||
+            !atomic_load_explicit(&cpu->frame.in_code, memory_order_relaxed))
+            return false;
+        cpu->soft.attention = 0;
+        cpu->soft.insn = NULL;
+        cpu->rflags &= ~(uint64_t)X86_FLAG_RF; // the next instruction has no breakpoint to pass
+        if (likely(!cpu->shadow))
+            return true;
+        cpu->shadow = 0;
+        cpu->insn_rip = cpu->rip;
+        interp_advance(v->it, 1);
+    }
+}
+
+// Enters the block at rip, in whatever context that is; 0: the loop has to.
+static uint64_t go_on(struct bt_vcpu *v)
+{
+    struct bt_context key;
+    struct bt_block *block;
+    bt_context_now(v, &key);
+    if (!bt_context_equal(&key, &v->key) && !context_switch(v, &key))
+        return 0;
+    if (!bt_context_usable(v))
+        return 0;
+    block = bt_block_here(v, v->context);
+    if (!block)
+        return 0;
+    bt_targets_use(v);
+    return bt_enter_block(v, block);
+}
+
+// The last instruction of a block.
+uint64_t bt_on_step(struct x86_cpu *cpu)
+{
+    struct bt_vcpu *v = bt_of(cpu);
+    struct bt_site *site = bt_arrive(cpu);
+    v->stats.steps++;
+    interp_execute(v->it, site->insn);
+    return quiet(v) ? go_on(v) : 0;
+}
+
+// One within a block.
+uint64_t bt_on_system(struct x86_cpu *cpu)
+{
+    struct bt_vcpu *v = bt_of(cpu);
+    struct bt_site *site = bt_arrive(cpu);
+    const uint64_t generation = cpu->tlb->generation, next = site->block->rip + site->next;
+    struct bt_context key;
+    v->stats.systems++;
+    interp_execute(v->it, site->insn);
+    if (!quiet(v))
+        return 0;
+    bt_context_now(v, &key);
+    // What the block has checked before holds as long as nothing was flushed.
+    if (cpu->rip == next && generation == cpu->tlb->generation && bt_context_equal(&key, &v->key))
+        return bt_resume(cpu, site);
+    return go_on(v);
+}
