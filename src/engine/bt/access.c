@@ -231,7 +231,10 @@ static struct bt_mem summed(struct bt_tr *t, const struct bt_access *a, bool che
         cold->slot = g->slot;
     }
     const int64_t disp = a->disp + (a->base == X86_RSP ? t->rsp_lag : 0);
-    const bool held = check ? g->scattered : t->s1_slot == g->slot; // S1 is the addend
+    const bool kept = !check && t->s1_slot == g->slot;
+    const bool held = check ? g->scattered : kept && !t->s1_based; // S1 is the addend
+    // Base and index are what they were: a group's accesses differ by known distances only.
+    const bool summed_already = kept && t->s1_based && t->s1_bias == a->rel - a->disp;
     t->s1_slot = SLOT_NONE;
     if (!tr_64(t)) { // 32-bit addresses wrap
         sum_to_s1(t, sum(t, a, disp));
@@ -240,6 +243,13 @@ static struct bt_mem summed(struct bt_tr *t, const struct bt_access *a, bool che
     }
     m = sum(t, a, disp);
     if (!in_memory(a->base) && !in_memory(a->index)) {
+        if (summed_already && m.base != BT_REG_NONE && m.index != BT_REG_NONE &&
+            tr_fits32(m.disp - t->s1_disp)) {
+            t->s1_slot = g->slot;
+            m.base = BT_S1;
+            m.disp -= (int32_t)t->s1_disp;
+            return m;
+        }
         if (!held)
             asm_load(&t->b, BT_S1, addend);
         if (m.base == BT_REG_NONE) {
@@ -247,8 +257,13 @@ static struct bt_mem summed(struct bt_tr *t, const struct bt_access *a, bool che
         } else if (m.index == BT_REG_NONE) {
             m.index = BT_S1;
             t->s1_slot = g->slot;
+            t->s1_based = false;
         } else {
             asm_lea(&t->b, true, BT_S1, mem_sum(m.base, BT_S1, 0, m.disp));
+            t->s1_slot = g->slot;
+            t->s1_based = true;
+            t->s1_bias = a->rel - a->disp;
+            t->s1_disp = m.disp;
             m.base = BT_S1;
             m.disp = 0;
         }

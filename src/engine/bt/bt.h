@@ -164,7 +164,7 @@ struct bt_page { // a guest-physical page that blocks were made from
     struct bt_block *crossing; // begin in another page; dead ones may stay
 };
 
-#define BT_SCATTER_BITS 65536u
+#define BT_SCATTER_BITS (1u << 20)
 #define BT_HASH_BITS 16
 #define BT_PAGE_BITS 12
 #define BT_IDENTITY_BITS 12
@@ -289,7 +289,7 @@ uint32_t bt_segments_now(const struct x86_cpu *cpu);
 
 ALWAYS_INLINE unsigned bt_scatter_hash(uint64_t rip)
 {
-    return (unsigned)((rip * UINT64_C(0x9e3779b97f4a7c15)) >> 48);
+    return (unsigned)((rip * UINT64_C(0x9e3779b97f4a7c15)) >> 44);
 }
 
 // --- stubs.c

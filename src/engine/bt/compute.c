@@ -406,7 +406,8 @@ static bool s1_kept(const struct bt_tr *t, const struct bt_op *op)
     case KIND_CARRY:
         return true;
     case KIND_NATIVE:
-        return op->access_count == 1 && op->access[0].class == ACCESS_SUM;
+    case KIND_VECTOR:
+        return op->access_count == 1 && op->access[0].class == ACCESS_SUM && !op->align && !op->x87;
     default:
         return false;
     }

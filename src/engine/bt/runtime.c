@@ -158,9 +158,11 @@ static bool site_look(struct x86_cpu *cpu, struct bt_site *site, gva_t lin)
 {
     struct bt *bt = bt_of(cpu)->bt;
     const struct x86_page_slot *slot = (void *)((uint8_t *)&cpu->frame + site->slot);
-    const uint64_t before = atomic_load_explicit(&slot->page, memory_order_relaxed) & PAGE_MASK;
+    const uint64_t before = atomic_load_explicit(&slot->page, memory_order_relaxed);
     const uint64_t apart = (lin & PAGE_MASK) - before + PAGE_SIZE;
     site->patience = 0; // every refill of this look comes here
+    if (before & PAGE_OFFSET_MASK)
+        return false; // empty after a flush: tells nothing
     site->far += apart > 2 * PAGE_SIZE;
     if (++site->looks < BT_LOOKS)
         return false;

@@ -155,7 +155,10 @@ struct bt_tr {
     bool e, a; // where the flags are: RFLAGS, AX
     // What need not be done again, or not yet, while no site lies between:
     uint16_t s1_slot; // S1 holds this slot's addend, or SLOT_NONE
-    int32_t rsp_lag;  // the guest's RSP is the host's and this much
+    bool
+        s1_based; // ... and the group's base, as it was where its displacement lagged by s1_bias, and s1_disp
+    int64_t s1_bias, s1_disp;
+    int32_t rsp_lag; // the guest's RSP is the host's and this much
     bool reached[BT_BLOCK_MAX +
                  1]; // a site goes on at this boundary: nothing of the above holds there
     unsigned now;    // instruction that is being emitted
