@@ -407,7 +407,8 @@ static bool s1_kept(const struct bt_tr *t, const struct bt_op *op)
         return true;
     case KIND_NATIVE:
     case KIND_VECTOR:
-        return op->access_count == 1 && op->access[0].class == ACCESS_SUM && !op->align && !op->x87;
+        return op->access_count == 1 && op->access[0].class == ACCESS_SUM && !op->align &&
+               !op->x87 && x86_insn_form(&op->x)->mnemonic_id != X86_MN_FLDCW;
     default:
         return false;
     }
@@ -419,9 +420,14 @@ void tr_compute(struct bt_tr *t, const struct bt_op *op)
         tr_rsp_settle(t);
     switch ((enum bt_kind)op->kind) {
     case KIND_NATIVE:
-    case KIND_VECTOR:
     case KIND_MUL:
         native(t, op);
+        break;
+    case KIND_VECTOR:
+        if (x86_insn_form(&op->x)->mnemonic_id == X86_MN_FLDCW)
+            tr_fldcw(t, op);
+        else
+            native(t, op);
         break;
     case KIND_LEA:
         lea_direct(t, op);

@@ -265,6 +265,7 @@ void tr_x87_pointers(struct bt_tr *t); // which x87 instructions have to set FDP
 void tr_need(struct bt_tr *t);         // emits the check that the host's registers are the guest's
 // Emits the check of the alignment; the operand may have moved to S1 alone.
 void tr_align(struct bt_tr *t, const struct bt_op *op, struct bt_mem *mem);
+void tr_fldcw(struct bt_tr *t, const struct bt_op *op);
 void tr_x87_done(struct bt_tr *t, const struct bt_op *op);
 void tr_x87_leave(struct bt_tr *t, uint32_t site); // before a jump out of the block
 // --- flow.c

@@ -21,11 +21,11 @@ enum control {
 static enum control control_of(const struct x86_form *form)
 {
     switch (form->mnemonic_id) {
+    case X86_MN_FLDCW: // tr_fldcw()
+    case X86_MN_FNCLEX:
     case X86_MN_FNSTCW:
     case X86_MN_FNSTSW:
         return CONTROL_NATIVE;
-    case X86_MN_FLDCW:
-    case X86_MN_FNCLEX:
     case X86_MN_FNINIT:
     case X86_MN_FENI8087_NOP:
     case X86_MN_FDISI8087_NOP:
@@ -211,6 +211,27 @@ void tr_align(struct bt_tr *t, const struct bt_op *op, struct bt_mem *mem)
     tr_cold(t, number, t->bt->stub_exec, asm_jcc(&t->b, CC_NE));
     g->aligned = op->align;
     g->aligned_at = a->rel;
+}
+
+// A control word that masks every exception is loaded here, and noted: cpu->x87.fcw is always current. Any other is
+// the interpreter's.
+void tr_fldcw(struct bt_tr *t, const struct bt_op *op)
+{
+    const struct bt_mem fcw = mem_gs(offsetof(struct x86_cpu, x87.fcw));
+    uint32_t number;
+    struct bt_site *site;
+    asm_mem(&t->b, false, 0x0fb7, BT_S1, tr_access(t, &op->access[0])); // movzx
+    tr_flags_clobber(t);
+    asm_mov32(&t->b, BT_S2, BT_S1);
+    asm_alu_imm(&t->b, false, 4, BT_S2, 0x3f);
+    asm_alu_imm(&t->b, false, 7, BT_S2, 0x3f);
+    site = tr_site(t, BT_SITE_EXEC, &number);
+    site->insn = tr_interp_insn(t, op);
+    tr_cold(t, number, t->bt->stub_exec, asm_jcc(&t->b, CC_NE));
+    asm_alu_imm(&t->b, false, 4, BT_S1, 0x1f3f); // the bits that exist
+    asm_alu_imm(&t->b, false, 1, BT_S1, 0x40);
+    asm_store16(&t->b, fcw, BT_S1);
+    asm_mem(&t->b, false, 0xd9, 5, fcw);
 }
 
 void tr_x87_done(struct bt_tr *t, const struct bt_op *op)
