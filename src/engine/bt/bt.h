@@ -18,7 +18,11 @@
 //  - Code memory is mapped twice, writable and executable, never both. A block in use is patched only in
 //    the displacement of a jump, or at its head, which is a 5-byte NOP for this.
 //  - Blocks, sites and identities live until the cache is flushed, and that waits until no vCPU is in
-//    translated code (frame.in_code); so they may be read without a lock.
+//    translated code (frame.in_code); so they may be read without a lock while one's own in_code is 1. A
+//    helper that finds it 0 must not look at them any more.
+//  - Locks, in this order: lock, mark_lock (either is held while waiting for vCPUs to leave translated code,
+//    so taken with one's own in_code = 0 only), page_lock (a leaf, taken anywhere; storing to code needs it,
+//    which devices do under the board's lock).
 #pragma once
 
 #include "engine/bt/asm.h"
@@ -162,6 +166,7 @@ struct bt_page { // a guest-physical page that blocks were made from
     uint64_t gfn;
     struct bt_block *blocks;
     struct bt_block *crossing; // begin in another page; dead ones may stay
+    unsigned busy;             // blocks of it that are being made
 };
 
 #define BT_SCATTER_BITS (1u << 20)
@@ -184,8 +189,10 @@ struct bt_stats {
 };
 
 struct bt {
-    struct engine *engine; // the interpreter's part
-    pthread_mutex_t lock;  // translation, the lists below; taken with in_code = 0 only
+    struct engine *engine;     // the interpreter's part
+    pthread_mutex_t lock;      // translation and flushing
+    pthread_mutex_t mark_lock; // bt_code_marked()
+    pthread_mutex_t page_lock; // hash, pages, which blocks are alive
     struct memory *memory;
     struct memory_listener listener;
     struct bt_vcpu *vcpus;
@@ -218,7 +225,8 @@ struct bt {
 
     _Atomic uint32_t stop; // somebody waits until no vCPU is in translated code
     _Atomic bool flush_wanted;
-    uint64_t flushes;
+    _Atomic uint64_t generation; // of the cache: flushes
+    uint64_t killed;
 
     bool verify;
     FILE *dump;
@@ -237,12 +245,14 @@ struct bt_vcpu {
     struct x86_cpu *cpu;
     struct bt *bt;
     struct bt_vcpu *next;
-    uint32_t context, context_single; // current; the same with BT_CTX_SINGLE
-    struct bt_context key;            // of `context`
-    struct bt_recent recent[16];      // written with the lock, read in code
-    uint32_t link_site;               // + 1: an exit that waits for its target, or 0
-    uint32_t link_context;            // where it was
-    bool single;                      // the next block is to check every access by itself
+    uint64_t generation; // of all that follows
+    // Current; the same with BT_CTX_SINGLE; 0: no blocks run here.
+    uint32_t context, context_single;
+    struct bt_context key;       // of `context`
+    struct bt_recent recent[16]; // written with the lock, read in code
+    uint32_t link_site;          // + 1: an exit that waits for its target, or 0
+    uint32_t link_context;       // where it was
+    bool single;                 // the next block is to check every access by itself
     struct bt_stats stats;
 };
 
@@ -258,11 +268,15 @@ void *bt_alloc(struct bt *bt, size_t size); // from the arena; NULL: flush and b
 uint32_t bt_identity_get(struct bt *bt, uint64_t page, uint64_t gfn, uint32_t context);
 // Without the lock: the block, or NULL. A second page has to be where the TLB of this vCPU says.
 struct bt_block *bt_find(struct bt_vcpu *v, gpa_t gpa, uint64_t rip, uint32_t context);
-// `next` is NULL but for a block with a second page.
-void bt_block_publish(struct bt *bt, struct bt_block *block, struct bt_page *page,
-                      struct bt_page *next);
+// The page, marked as code, until bt_page_settle(). With the lock.
 struct bt_page *bt_page_hold(struct bt *bt, gpa_t gpa);
-void bt_kill(struct bt *bt, gpa_t gpa, uint64_t size); // all blocks that overlap; takes the lock
+void bt_page_settle(struct bt *bt, struct bt_page *page);
+// Makes the block known. `next` and `host2`, where its last page begins, are NULL but for one with two pages.
+// False: its bytes are not what it was made from any more.
+bool bt_block_publish(struct bt *bt, struct bt_block *block, struct bt_page *page,
+                      struct bt_page *next, const uint8_t *bytes, const uint8_t *host,
+                      const uint8_t *host2);
+void bt_kill(struct bt *bt, gpa_t gpa, uint64_t size); // all blocks that overlap
 // Waits until no vCPU is in translated code, this thread's own included; lets them go on.
 void bt_stop_others(struct bt *bt);
 void bt_release_others(struct bt *bt);
@@ -327,8 +341,8 @@ void bt_flags_in(struct x86_cpu *cpu);  // frame.flags -> cc
 void bt_flags_out(struct x86_cpu *cpu); // cc -> frame.flags
 
 // --- system.c
-void bt_context_update(struct bt_vcpu *v);       // takes the lock when the context has changed
-bool bt_context_usable(const struct bt_vcpu *v); // may blocks run in it at all?
+void bt_context_update(
+    struct bt_vcpu *v); // for the state and the cache as they are; may take the lock
 void bt_targets_use(struct bt_vcpu *v); // the table of indirect targets becomes that of the context
 uint64_t bt_on_step(struct x86_cpu *cpu);
 uint64_t bt_on_system(struct x86_cpu *cpu);

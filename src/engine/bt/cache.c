@@ -45,14 +45,24 @@ fail:
     return false;
 }
 
+static void page_free(struct bt *bt, struct bt_page *page)
+{
+    gpa_t gpa = page->gfn << PAGE_SHIFT;
+    interp_code_cover_only(bt->engine, gpa, 0);
+    interp_code_release(bt->engine, gpa);
+    free(page);
+}
+
 static void pages_free(struct bt *bt)
 {
+    pthread_mutex_lock(&bt->page_lock);
+    for (unsigned i = 0; i < ARRAY_SIZE(bt->hash); i++)
+        atomic_store_explicit(&bt->hash[i], NULL, memory_order_relaxed);
     for (unsigned i = 0; i < ARRAY_SIZE(bt->pages); i++) {
         struct bt_page *page = bt->pages[i], *next;
         for (; page; page = next) {
             next = page->next;
-            interp_code_release(bt->engine, page->gfn << PAGE_SHIFT);
-            free(page);
+            page_free(bt, page);
         }
         bt->pages[i] = NULL;
     }
@@ -64,6 +74,7 @@ static void pages_free(struct bt *bt)
         }
         bt->identities[i] = NULL;
     }
+    pthread_mutex_unlock(&bt->page_lock);
 }
 
 void bt_cache_destroy(struct bt *bt)
@@ -122,24 +133,14 @@ void bt_cache_flush(struct bt *bt)
 {
     bt_stop_others(bt);
     atomic_store(&bt->flush_wanted, false);
-    for (unsigned i = 0; i < ARRAY_SIZE(bt->hash); i++)
-        atomic_store_explicit(&bt->hash[i], NULL, memory_order_relaxed);
     pages_free(bt);
     bt->arena_used = 0;
     bt->site_count = 0;
     bt->identity_count = 0;
     bt->context_count = 1;
     bt->used = bt->stubs_end;
-    bt->flushes++;
-    for (struct bt_vcpu *v = bt->vcpus; v; v = v->next) {
-        struct x86_code_frame *frame = &v->cpu->frame;
-        memset(frame->mapped, 0, sizeof(frame->mapped));
-        for (unsigned set = 0; set < X86_FRAME_SETS; set++)
-            frame->target_context[set] = 0;
-        v->context = 0;
-        memset(v->recent, 0, sizeof(v->recent));
-        v->link_site = 0;
-    }
+    // Each vCPU puts its own state right when it sees this.
+    atomic_fetch_add(&bt->generation, 1);
     bt_release_others(bt);
 }
 
@@ -171,37 +172,58 @@ static bool slot_empty(struct x86_code_frame *frame, struct x86_page_slot *slot,
     }
 }
 
-// Empties the write slots that lead to the page. Another vCPU that had one may be just before its store: waits
-// until it has left its block.
+// Empties the write slots of one vCPU that lead to the page. True: there may have been one.
+static bool slots_empty(struct x86_code_frame *frame, const uint8_t *host)
+{
+    bool had = false;
+    for (unsigned set = 0; set < X86_FRAME_SETS; set++)
+        for (unsigned i = 0; i < X86_FRAME_SLOTS; i++)
+            had |= slot_empty(frame, &frame->slot[set][X86_FRAME_WRITE][i], host);
+    return had;
+}
+
+// No vCPU stores to the page unseen from here on. One that had a write slot for it may be just before its store:
+// waits until it has left its block. Who marks the same page at the same time must not go on before that, so
+// the lock is held while waiting.
 void bt_code_marked(void *opaque, gpa_t gpa)
 {
     struct bt *bt = opaque;
+    struct bt_vcpu *self = bt_current && bt_current->bt == bt ? bt_current : NULL;
     struct memory_page page;
+    const bool scattered = atomic_load(&bt->any_scattered);
     bool waits = false;
     if (!memory_page(bt->memory, gpa, &page))
         return;
+    if (pthread_mutex_trylock(&bt->mark_lock) != 0) {
+        if (self) // who holds it may be waiting for us
+            atomic_store(&self->cpu->frame.in_code, 0);
+        pthread_mutex_lock(&bt->mark_lock);
+    }
     for (struct bt_vcpu *v = bt->vcpus; v; v = v->next) {
-        // What went through the TLB is not seen here.
-        bool had = atomic_load(&bt->any_scattered);
-        for (unsigned set = 0; set < X86_FRAME_SETS; set++) {
-            for (unsigned i = 0; i < X86_FRAME_SLOTS; i++)
-                had |= slot_empty(&v->cpu->frame, &v->cpu->frame.slot[set][X86_FRAME_WRITE][i],
-                                  page.host);
-        }
+        // What went through the TLB is not seen in the slots.
+        if (!slots_empty(&v->cpu->frame, page.host) && !scattered)
+            continue;
         // One's own helper may be in a block whose check is done: such a block is left.
-        if (had && v == bt_current)
+        if (v == self)
             atomic_store(&v->cpu->frame.in_code, 0);
-        waits |= had && v != bt_current && atomic_load(&v->cpu->frame.in_code);
+        else
+            waits |= atomic_load(&v->cpu->frame.in_code);
     }
     if (waits) {
         bt_stop_others(bt);
         bt_release_others(bt);
     }
+    pthread_mutex_unlock(&bt->mark_lock);
 }
 
 struct bt_page *bt_page_hold(struct bt *bt, gpa_t gpa)
 {
-    struct bt_page **place = page_place(bt, gpa >> PAGE_SHIFT), *page = *place;
+    struct bt_page *page;
+    pthread_mutex_lock(&bt->page_lock);
+    page = *page_place(bt, gpa >> PAGE_SHIFT);
+    if (page)
+        page->busy++;
+    pthread_mutex_unlock(&bt->page_lock);
     if (page)
         return page;
     page = calloc(1, sizeof(*page));
@@ -210,8 +232,28 @@ struct bt_page *bt_page_hold(struct bt *bt, gpa_t gpa)
         return NULL;
     }
     page->gfn = gpa >> PAGE_SHIFT;
-    *place = page;
+    page->busy = 1;
+    pthread_mutex_lock(&bt->page_lock);
+    *page_place(bt, page->gfn) = page;
+    pthread_mutex_unlock(&bt->page_lock);
     return page;
+}
+
+// With page_lock. A page without blocks is one like any other again: stores to it need not be watched.
+static void page_release_if_empty(struct bt *bt, struct bt_page *page)
+{
+    if (page->busy || page->blocks || page->crossing)
+        return;
+    *page_place(bt, page->gfn) = page->next;
+    page_free(bt, page);
+}
+
+void bt_page_settle(struct bt *bt, struct bt_page *page)
+{
+    pthread_mutex_lock(&bt->page_lock);
+    page->busy--;
+    page_release_if_empty(bt, page);
+    pthread_mutex_unlock(&bt->page_lock);
 }
 
 // --- blocks --------------------------------------------------------------------------------------------------
@@ -240,18 +282,38 @@ struct bt_block *bt_find(struct bt_vcpu *v, gpa_t gpa, uint64_t rip, uint32_t co
     return block;
 }
 
-void bt_block_publish(struct bt *bt, struct bt_block *block, struct bt_page *page,
-                      struct bt_page *next)
+// Bytes of the block in its first page; the others are in the second.
+static unsigned bytes_here(const struct bt_block *block)
+{
+    unsigned room = (unsigned)(PAGE_SIZE - (block->gpa & PAGE_OFFSET_MASK));
+    return block->bytes < room ? block->bytes : room;
+}
+
+// Either a writer sees the granules and finds the block, or its store is seen here.
+bool bt_block_publish(struct bt *bt, struct bt_block *block, struct bt_page *page,
+                      struct bt_page *next, const uint8_t *bytes, const uint8_t *host,
+                      const uint8_t *host2)
 {
     struct bt_block *_Atomic *head = &bt->hash[block_hash(block->gpa, block->rip, block->context)];
-    block->page_next = page->blocks;
-    page->blocks = block;
-    if (next) {
-        block->cross_next = next->crossing;
-        next->crossing = block;
+    const unsigned here = bytes_here(block), rest = block->bytes - here;
+    bool same;
+    pthread_mutex_lock(&bt->page_lock);
+    interp_code_cover(bt->engine, block->gpa, interp_granules(block->gpa, here));
+    if (next)
+        interp_code_cover(bt->engine, block->gpa2, interp_granules(block->gpa2, rest));
+    same = memcmp(bytes, host, here) == 0 && (!next || memcmp(bytes + here, host2, rest) == 0);
+    if (same) {
+        block->page_next = page->blocks;
+        page->blocks = block;
+        if (next) {
+            block->cross_next = next->crossing;
+            next->crossing = block;
+        }
+        block->hash_next = atomic_load_explicit(head, memory_order_relaxed);
+        atomic_store_explicit(head, block, memory_order_release);
     }
-    block->hash_next = atomic_load_explicit(head, memory_order_relaxed);
-    atomic_store_explicit(head, block, memory_order_release);
+    pthread_mutex_unlock(&bt->page_lock);
+    return same;
 }
 
 uint32_t bt_identity_get(struct bt *bt, uint64_t page, uint64_t gfn, uint32_t context)
@@ -298,71 +360,83 @@ static void block_unlink(struct bt *bt, struct bt_block *block)
     }
 }
 
+// The NOP lies within 8 aligned bytes: one exchange turns it into a jump. A jump's displacement may lie in the
+// same bytes and be patched at the same time.
 static void block_kill(struct bt *bt, struct bt_block *block)
 {
     uint8_t *head = bt->rw + block->head;
-    uint64_t word;
+    uint8_t *aligned = (uint8_t *)((uintptr_t)head & ~(uintptr_t)7);
     int32_t rel = (int32_t)(block->gone - (block->head + 5));
     uint8_t jump[5] = {0xe9};
-    // The NOP lies within 8 aligned bytes: one store turns it into a jump.
+    uint64_t old, word;
     memcpy(jump + 1, &rel, 4);
-    uint8_t *aligned = (uint8_t *)((uintptr_t)head & ~(uintptr_t)7);
-    memcpy(&word, aligned, 8);
-    memcpy((uint8_t *)&word + (head - aligned), jump, 5);
-    __atomic_store_n((uint64_t *)(void *)aligned, word, __ATOMIC_SEQ_CST);
+    old = __atomic_load_n((uint64_t *)(void *)aligned, __ATOMIC_RELAXED);
+    do {
+        word = old;
+        memcpy((uint8_t *)&word + (head - aligned), jump, 5);
+    } while (!__atomic_compare_exchange_n((uint64_t *)(void *)aligned, &old, word, false,
+                                          __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
     atomic_store(&block->dead, true);
     block_unlink(bt, block);
     hash_remove(bt, block);
+    bt->killed++;
+}
+
+// Kills the block if [gpa, gpa+size) touches its part [from, from+bytes), which else is added to *granules.
+// True: it is dead, now or before.
+static bool kill_touched(struct bt *bt, struct bt_block *block, gpa_t from, unsigned bytes,
+                         gpa_t gpa, uint64_t size, uint64_t *granules)
+{
+    if (atomic_load_explicit(&block->dead, memory_order_relaxed))
+        return true;
+    if (gpa < from + bytes && from < gpa + size) {
+        block_kill(bt, block);
+        return true;
+    }
+    *granules |= interp_granules(from, bytes);
+    return false;
+}
+
+// With page_lock: the blocks of one page that [gpa, gpa+size) touches.
+static void page_kill(struct bt *bt, struct bt_page *page, gpa_t gpa, uint64_t size)
+{
+    uint64_t granules = 0;
+    for (struct bt_block **link = &page->blocks; *link;) {
+        struct bt_block *block = *link;
+        if (kill_touched(bt, block, block->gpa, bytes_here(block), gpa, size, &granules))
+            *link = block->page_next;
+        else
+            link = &block->page_next;
+    }
+    for (struct bt_block **link = &page->crossing; *link;) {
+        struct bt_block *block = *link;
+        if (kill_touched(bt, block, block->gpa2, block->bytes - bytes_here(block), gpa, size,
+                         &granules))
+            *link = block->cross_next;
+        else
+            link = &block->cross_next;
+    }
+    // Also where nothing was hit: what was covered for a block that was not kept goes, too.
+    interp_code_cover_only(bt->engine, page->gfn << PAGE_SHIFT, granules);
+    page_release_if_empty(bt, page);
 }
 
 void bt_kill(struct bt *bt, gpa_t gpa, uint64_t size)
 {
-    pthread_mutex_lock(&bt->lock);
+    pthread_mutex_lock(&bt->page_lock);
     for (gpa_t at = gpa & PAGE_MASK; at < gpa + size; at += PAGE_SIZE) {
-        struct bt_page **place = page_place(bt, at >> PAGE_SHIFT), *page = *place;
-        struct bt_block **link = page ? &page->blocks : NULL;
-        while (link && *link) {
-            struct bt_block *block = *link;
-            const bool dead = atomic_load_explicit(&block->dead, memory_order_relaxed);
-            if (dead || (gpa < block->gpa + block->bytes && block->gpa < gpa + size)) {
-                if (!dead)
-                    block_kill(bt, block);
-                *link = block->page_next;
-            } else {
-                link = &block->page_next;
-            }
-        }
-        link = page ? &page->crossing : NULL;
-        while (link && *link) {
-            struct bt_block *block = *link;
-            const bool dead = atomic_load_explicit(&block->dead, memory_order_relaxed);
-            const gpa_t end = block->gpa2 + ((block->gpa + block->bytes) & PAGE_OFFSET_MASK);
-            if (dead || (gpa < end && block->gpa2 < gpa + size)) {
-                if (!dead)
-                    block_kill(bt, block);
-                *link = block->cross_next;
-            } else {
-                link = &block->cross_next;
-            }
-        }
-        // A page without code may have slots for writing again: memory that held a program is data next.
-        if (page && !page->blocks && !page->crossing) {
-            *place = page->next;
-            free(page);
-            interp_code_release(bt->engine, at);
-        }
+        struct bt_page *page = *page_place(bt, at >> PAGE_SHIFT);
+        if (page)
+            page_kill(bt, page, gpa, size);
     }
-    pthread_mutex_unlock(&bt->lock);
+    pthread_mutex_unlock(&bt->page_lock);
 }
 
+// A helper of the writer leaves its block when that is dead now (runtime.c).
 void bt_code_written(void *opaque, void *writer, gpa_t gpa, uint64_t size)
 {
     struct bt *bt = opaque;
-    // The writer may be in a helper that translated code called: it must not wait for the lock there while
-    // somebody waits for it to leave. Having left, it does not return into code.
-    if (bt_current && bt_current->bt == bt) {
+    if (bt_current && bt_current->bt == bt)
         bt_current->stats.kills++;
-        atomic_store(&bt_current->cpu->frame.in_code, 0);
-    }
     bt_kill(bt, gpa, size);
 }

@@ -15,7 +15,7 @@
 
 // From here on nothing that this vCPU finds in the cache goes away, until in_code is 0 again. False: a flush
 // came in between, the context must be looked up anew.
-static bool code_hold(struct bt_vcpu *v, uint32_t context)
+static bool code_hold(struct bt_vcpu *v)
 {
     struct x86_code_frame *frame = &v->cpu->frame;
     for (;;) {
@@ -26,7 +26,7 @@ static bool code_hold(struct bt_vcpu *v, uint32_t context)
         while (atomic_load(&v->bt->stop))
             sched_yield();
     }
-    if (context == v->context || context == v->context_single)
+    if (v->generation == atomic_load(&v->bt->generation))
         return true;
     atomic_store(&frame->in_code, 0);
     return false;
@@ -47,7 +47,7 @@ static enum found block_get(struct bt_vcpu *v, uint32_t context, struct bt_block
     struct x86_code_page page, next = {0};
     gva_t lin, next_lin;
     bool full = false, more = false, held = false;
-    if (!code_hold(v, context))
+    if (!code_hold(v))
         return FOUND_AGAIN;
     *out = bt_block_here(v, context);
     if (*out)
@@ -72,7 +72,7 @@ again:
         more = false;
     }
     pthread_mutex_lock(&bt->lock);
-    if (context != v->context && context != v->context_single) {
+    if (v->generation != atomic_load(&bt->generation)) {
         pthread_mutex_unlock(&bt->lock);
         return FOUND_AGAIN;
     }
@@ -82,7 +82,7 @@ again:
     if (full)
         bt_cache_flush(bt);
     else if (block)
-        held = code_hold(v, context); // nobody flushes while the lock is held
+        held = code_hold(v); // nobody flushes while the lock is held
     pthread_mutex_unlock(&bt->lock);
     if (more && !next.host)
         goto again;
@@ -120,7 +120,8 @@ static void bt_loop(struct bt_vcpu *v, struct vm_exit *exit)
         }
         if (unlikely(atomic_load(&bt->flush_wanted))) {
             pthread_mutex_lock(&bt->lock);
-            bt_cache_flush(bt);
+            if (atomic_load(&bt->flush_wanted))
+                bt_cache_flush(bt);
             pthread_mutex_unlock(&bt->lock);
         }
         if (unlikely(atomic_load_explicit(&cpu->events, memory_order_relaxed) |
@@ -135,7 +136,7 @@ static void bt_loop(struct bt_vcpu *v, struct vm_exit *exit)
         }
         uint32_t site = v->link_site;
         enum found found = FOUND_NONE;
-        if (likely(bt_context_usable(v)))
+        if (likely(v->context))
             found = block_get(v, v->single ? v->context_single : v->context, &block);
         if (found == FOUND_AGAIN)
             continue;
@@ -222,6 +223,8 @@ static struct engine *engine_create(struct memory *memory, const struct engine_o
     bt->engine = engine;
     bt->memory = memory;
     pthread_mutex_init(&bt->lock, NULL);
+    pthread_mutex_init(&bt->mark_lock, NULL);
+    pthread_mutex_init(&bt->page_lock, NULL);
     bt->verify = options && options->bt_verify;
     if (!bt_cache_create(bt, options && options->bt_cache ? options->bt_cache : BT_CACHE_DEFAULT,
                          err) ||
@@ -249,6 +252,8 @@ static void engine_destroy(struct engine *engine)
     bt_cache_destroy(bt);
     bt_dump_close(bt);
     pthread_mutex_destroy(&bt->lock);
+    pthread_mutex_destroy(&bt->mark_lock);
+    pthread_mutex_destroy(&bt->page_lock);
     engine_interp.destroy(engine);
     free(bt);
 }
@@ -355,8 +360,9 @@ static unsigned engine_counters(struct engine_vcpu *vcpu, struct engine_counter 
         {"entry_checks", s->entry_checks},
         {"polls_taken", s->polls},
         {"code_stores", s->kills},
+        {"translations_killed", v->bt->killed},
         {"code_cache_bytes", v->bt->used},
-        {"code_cache_flushes", v->bt->flushes},
+        {"code_cache_flushes", v->bt->generation},
     };
     unsigned n = max < ARRAY_SIZE(all) ? max : ARRAY_SIZE(all);
     memcpy(out, all, n * sizeof(out[0]));

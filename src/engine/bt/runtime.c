@@ -98,8 +98,11 @@ static bool may_return(struct x86_cpu *cpu)
 
 uint64_t bt_resume(struct x86_cpu *cpu, const struct bt_site *site)
 {
-    const struct bt_block *block = site->block;
-    if (cpu->rip != block->rip + site->next || site->resume == BT_NO_RESUME || !may_return(cpu) ||
+    const struct bt_block *block;
+    if (!may_return(cpu)) // first: else the site may be another one by now
+        return 0;
+    block = site->block;
+    if (cpu->rip != block->rip + site->next || site->resume == BT_NO_RESUME ||
         unlikely(bt_fp_context(cpu) != (bt_of(cpu)->key.bits & BT_CTX_FP)) ||
         atomic_load_explicit(&block->dead, memory_order_relaxed))
         return 0;
@@ -137,16 +140,24 @@ uint64_t bt_on_seg(struct x86_cpu *cpu)
     return bt_context_equal(&now, &v->key) ? bt_resume(cpu, site) : 0;
 }
 
-// Lets the interpreter do what the group of the site covers.
+// Its decoded code may be older than the block: another vCPU's store is still in the queue.
+static void advance(struct bt_vcpu *v, unsigned count)
+{
+    if (unlikely(atomic_load_explicit(&v->cpu->events, memory_order_relaxed) & X86_EVENT_CODE))
+        interp_queue_run(v->it);
+    interp_advance(v->it, count);
+}
+
+// Lets the interpreter do what the group of the site covers. The site may be gone behind each instruction.
 static uint64_t slow_access(struct x86_cpu *cpu, const struct bt_site *site)
 {
     struct bt_vcpu *v = bt_of(cpu);
-    uint64_t end = cpu->icount + site->count;
+    const uint64_t end = cpu->icount + site->count, rip = cpu->rip;
+    const uint64_t size = (uint64_t)(site->next - site->rip);
     v->stats.execs++;
     do
-        interp_advance(v->it, (unsigned)(end - cpu->icount));
-    while (cpu->icount < end && !cpu->soft.attention &&
-           cpu->rip - (site->block->rip + site->rip) < (uint64_t)(site->next - site->rip));
+        advance(v, (unsigned)(end - cpu->icount));
+    while (cpu->icount < end && !cpu->soft.attention && cpu->rip - rip < size);
     return bt_resume(cpu, site);
 }
 
@@ -337,7 +348,7 @@ uint64_t bt_on_branch(struct x86_cpu *cpu)
     struct bt_block *block;
     v->stats.branches++;
     interp_execute(v->it, site->insn);
-    if (cpu->soft.attention)
+    if (!may_return(cpu))
         return 0;
     block = bt_block_here(v, v->context);
     if (!block)

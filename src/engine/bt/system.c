@@ -6,6 +6,7 @@
 #include "x86/system.h"
 #include "engine/bt/bt.h"
 #include "x86/mem.h"
+#include <string.h>
 
 // --- contexts -------------------------------------------------------------------------------------------------
 
@@ -43,32 +44,30 @@ static uint32_t context_number(struct bt *bt, const struct bt_context *key)
     return bt->context_count++;
 }
 
+// May blocks run in it at all?
+static bool usable(const struct bt_context *key)
+{
+    return (key->bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT != X86_TLB_ALIGN;
+}
+
 static struct bt_recent *recent(struct bt_vcpu *v, const struct bt_context *key)
 {
     return &v->recent[(key->bits >> BT_CTX_SET_SHIFT ^ key->bits >> 9 ^ key->bits) %
                       ARRAY_SIZE(v->recent)];
 }
 
-void bt_context_update(struct bt_vcpu *v)
+// The cache was flushed: all numbers mean something else now.
+static void generation_begin(struct bt_vcpu *v)
 {
-    struct bt *bt = v->bt;
-    struct bt_context key;
-    bt_context_now(v, &key);
-    if (v->context && bt_context_equal(&key, &v->key))
-        return;
-    struct bt_context single = key;
-    single.bits |= BT_CTX_SINGLE;
-    pthread_mutex_lock(&bt->lock);
-    if (bt->context_count + 2 > BT_CONTEXTS_MAX)
-        bt_cache_flush(bt);
-    v->key = key;
-    v->context = context_number(bt, &key);
-    v->context_single = context_number(bt, &single);
-    *recent(v, &key) = (struct bt_recent){key, v->context, v->context_single};
-    pthread_mutex_unlock(&bt->lock);
+    struct x86_code_frame *frame = &v->cpu->frame;
+    v->generation = atomic_load(&v->bt->generation);
+    v->context = v->context_single = v->link_site = 0;
+    memset(v->recent, 0, sizeof(v->recent));
+    memset(frame->mapped, 0, sizeof(frame->mapped));
+    memset(frame->target_context, 0, sizeof(frame->target_context));
 }
 
-// The same for a helper, which must not wait for the lock. False: the loop has to.
+// Without the lock, for a helper must not wait for it. False: the loop has to look further.
 static bool context_switch(struct bt_vcpu *v, const struct bt_context *key)
 {
     const struct bt_recent *r = recent(v, key);
@@ -80,6 +79,32 @@ static bool context_switch(struct bt_vcpu *v, const struct bt_context *key)
     return true;
 }
 
+void bt_context_update(struct bt_vcpu *v)
+{
+    struct bt *bt = v->bt;
+    struct bt_context key, single;
+    if (unlikely(v->generation != atomic_load_explicit(&bt->generation, memory_order_relaxed)))
+        generation_begin(v);
+    bt_context_now(v, &key);
+    if ((v->context && bt_context_equal(&key, &v->key)) || context_switch(v, &key))
+        return;
+    v->key = key;
+    v->context = v->context_single = 0;
+    if (!usable(&key))
+        return;
+    single = key;
+    single.bits |= BT_CTX_SINGLE;
+    pthread_mutex_lock(&bt->lock);
+    if (bt->context_count + 2 > BT_CONTEXTS_MAX)
+        bt_cache_flush(bt);
+    if (v->generation != atomic_load(&bt->generation))
+        generation_begin(v);
+    v->context = context_number(bt, &key);
+    v->context_single = context_number(bt, &single);
+    *recent(v, &key) = (struct bt_recent){key, v->context, v->context_single};
+    pthread_mutex_unlock(&bt->lock);
+}
+
 void bt_targets_use(struct bt_vcpu *v)
 {
     struct x86_code_frame *frame = &v->cpu->frame;
@@ -89,11 +114,6 @@ void bt_targets_use(struct bt_vcpu *v)
     for (unsigned i = 0; i < X86_FRAME_TARGETS; i++)
         frame->target[set][i].rip = ~(uint64_t)i; // whose place is another one
     frame->target_context[set] = v->context;
-}
-
-bool bt_context_usable(const struct bt_vcpu *v)
-{
-    return v->context != 0 && (v->key.bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT != X86_TLB_ALIGN;
 }
 
 // --- going on ---------------------------------------------------------------------------------------------------
@@ -129,7 +149,7 @@ static uint64_t go_on(struct bt_vcpu *v)
     bt_context_now(v, &key);
     if (!bt_context_equal(&key, &v->key) && !context_switch(v, &key))
         return 0;
-    if (!bt_context_usable(v))
+    if (!v->context)
         return 0;
     block = bt_block_here(v, v->context);
     if (!block)

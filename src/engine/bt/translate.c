@@ -194,8 +194,10 @@ static bool layout_make(struct bt_tr *t)
     return true;
 }
 
-struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct x86_code_page *code,
-                              const struct x86_code_page *next, bool *full, bool *more)
+static struct bt_block *translate(struct bt_vcpu *v, uint32_t context,
+                                  const struct x86_code_page *code,
+                                  const struct x86_code_page *next, struct bt_page *page,
+                                  struct bt_page *page2, bool *full, bool *more)
 {
     static _Thread_local struct bt_tr tr;
     struct bt_tr *t = &tr;
@@ -206,11 +208,6 @@ struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct 
     unsigned off = lin & PAGE_OFFSET_MASK, avail = (unsigned)PAGE_SIZE - off;
     const unsigned room = avail;
     uint8_t bytes[BT_BLOCK_MAX * 15];
-    struct bt_page *page = bt_page_hold(bt, code->gpa), *page2 = NULL;
-    if (next->host && page)
-        page2 = bt_page_hold(bt, next->gpa);
-    if (!page || (next->host && !page2))
-        return NULL;
     *full = bt->used + ROOM > bt->size || bt->site_count + BT_COLD_MAX * 2 > bt->sites_max;
     if (*full)
         return NULL;
@@ -278,13 +275,7 @@ struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct 
         goto full;
     tr_cold_emit(t);
     t->block->end = tr_offset(t, t->b.p);
-    // A thread may translate here while others run what is complete: nobody knows of this block yet.
-    const unsigned here = t->crossing ? room : t->bytes;
-    interp_code_cover(bt->engine, t->block->gpa, here);
-    if (t->crossing)
-        interp_code_cover(bt->engine, next->gpa, t->bytes - here);
-    if (memcmp(bytes, code->host + off, here) != 0 ||
-        (t->crossing && memcmp(bytes + here, next->host, t->bytes - here) != 0))
+    if (!bt_block_publish(bt, t->block, page, page2, bytes, code->host + off, next->host))
         return NULL; // written meanwhile: again
     v->stats.translated++;
     v->stats.insns += t->count;
@@ -293,9 +284,33 @@ struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct 
     if (bt->dump)
         bt_dump_block(bt, t->block, bytes);
     bt->used = (t->block->end + 15) & ~UINT64_C(15);
-    bt_block_publish(bt, t->block, page, page2);
     return t->block;
 full:
     *full = true;
     return NULL;
+}
+
+struct bt_block *bt_translate(struct bt_vcpu *v, uint32_t context, const struct x86_code_page *code,
+                              const struct x86_code_page *next, bool *full, bool *more)
+{
+    struct bt *bt = v->bt;
+    const uint32_t site_count = bt->site_count;
+    const size_t arena_used = bt->arena_used;
+    struct bt_page *page = bt_page_hold(bt, code->gpa), *page2 = NULL;
+    struct bt_block *block = NULL;
+    if (next->host && page)
+        page2 = bt_page_hold(bt, next->gpa);
+    if (page && (page2 || !next->host))
+        block = translate(v, context, code, next, page, page2, full, more);
+    if (!block) {
+        bt->site_count = site_count;
+        bt->arena_used = arena_used;
+        // What an empty cache has no room for is the interpreter's: flushing would never help.
+        *full &= bt->used != bt->stubs_end;
+    }
+    if (page2)
+        bt_page_settle(bt, page2);
+    if (page)
+        bt_page_settle(bt, page);
+    return block;
 }

@@ -80,8 +80,9 @@ struct interp_page {
 
 // A page that any vCPU has blocks of: shared, read without a lock.
 struct interp_code_page {
-    _Atomic uint64_t granules; // bit n: some block covers bytes of [64n, 64n+64)
-    uint32_t holders;          // vCPUs; under the engine's lock
+    _Atomic uint64_t granules;   // bit n: some block covers bytes of [64n, 64n+64)
+    _Atomic uint64_t translated; // the same for a translator's blocks
+    uint32_t holders;            // vCPUs and the translator; under the engine's lock
 };
 
 #define INTERP_TABLE_BITS 16
@@ -136,7 +137,7 @@ struct interp {
 
     uint64_t random_pool[32]; // RDRAND
     unsigned random_left;
-    uint32_t pauses; // PAUSE instructions
+    uint32_t pauses;  // PAUSE instructions
     void *translator; // the translating vCPU that this one is a part of, or NULL
 };
 _Static_assert(INTERP_TABLE_BITS <= 20, "the hash mixes this far");
@@ -205,9 +206,12 @@ ALWAYS_INLINE struct interp_block *interp_block_find(struct interp *it)
     return NULL;
 }
 
-// For a translator: marks the page as code, and the bytes of it that were translated; gives it up.
+// For a translator: marks the page as code, and says which of its bytes were translated; gives it up.
 bool interp_code_hold(struct engine *engine, gpa_t gpa);
-void interp_code_cover(struct engine *engine, gpa_t gpa, unsigned size); // within the page
+uint64_t interp_granules(gpa_t gpa,
+                         uint64_t size); // that [gpa, gpa+size) touches, cut at the page's end
+void interp_code_cover(struct engine *engine, gpa_t gpa, uint64_t granules);
+void interp_code_cover_only(struct engine *engine, gpa_t gpa, uint64_t granules); // no others
 void interp_code_release(struct engine *engine, gpa_t gpa);
 
 // loop.c

@@ -40,8 +40,7 @@ static struct interp_code_page *code_page(struct engine *engine, gpa_t gpa, bool
     return &leaf->page[i2];
 }
 
-// Granules that [gpa, gpa+size) touches, cut at the page's end.
-static uint64_t granules(gpa_t gpa, uint64_t size)
+uint64_t interp_granules(gpa_t gpa, uint64_t size)
 {
     unsigned first = (gpa & PAGE_OFFSET_MASK) >> 6;
     uint64_t end = (gpa & PAGE_OFFSET_MASK) + size - 1;
@@ -53,15 +52,18 @@ void interp_code_written(void *opaque, void *writer, gpa_t gpa, uint64_t size)
 {
     struct engine *engine = opaque;
     struct interp_code_page *shared = code_page(engine, gpa, false);
-    if (!shared || !(atomic_load(&shared->granules) & granules(gpa, size)))
+    uint64_t hit;
+    if (!shared)
         return;
-    for (struct interp *it = engine->vcpus; it; it = it->next) {
+    hit = interp_granules(gpa, size);
+    for (struct interp *it = engine->vcpus; it && (atomic_load(&shared->granules) & hit);
+         it = it->next) {
         if (it == writer)
             interp_invalidate(it, gpa, size);
         else
             interp_queue_push(it, gpa, size);
     }
-    if (engine->code_written)
+    if (engine->code_written && (atomic_load(&shared->translated) & hit))
         engine->code_written(engine->code_opaque, writer, gpa, size);
 }
 
@@ -80,11 +82,18 @@ bool interp_code_hold(struct engine *engine, gpa_t gpa)
     return shared != NULL;
 }
 
-void interp_code_cover(struct engine *engine, gpa_t gpa, unsigned size)
+void interp_code_cover(struct engine *engine, gpa_t gpa, uint64_t granules)
 {
     struct interp_code_page *shared = code_page(engine, gpa, false);
     if (shared)
-        atomic_fetch_or(&shared->granules, granules(gpa, size));
+        atomic_fetch_or(&shared->translated, granules);
+}
+
+void interp_code_cover_only(struct engine *engine, gpa_t gpa, uint64_t granules)
+{
+    struct interp_code_page *shared = code_page(engine, gpa, false);
+    if (shared)
+        atomic_store(&shared->translated, granules);
 }
 
 void interp_code_release(struct engine *engine, gpa_t gpa)
@@ -94,6 +103,7 @@ void interp_code_release(struct engine *engine, gpa_t gpa)
     shared = code_page(engine, gpa, false);
     if (shared && --shared->holders == 0) {
         atomic_store(&shared->granules, 0);
+        atomic_store(&shared->translated, 0);
         memory_code_unmark(engine->memory, gpa);
     }
     pthread_mutex_unlock(&engine->lock);
@@ -376,13 +386,13 @@ static void block_publish(struct interp *it, struct interp_block *block, struct 
     unsigned room = (unsigned)(PAGE_SIZE - (block->gpa & PAGE_OFFSET_MASK));
     struct interp_code_page *shared = code_page(it->engine, block->gpa, false);
     if (shared)
-        atomic_fetch_or(&shared->granules, granules(block->gpa, block->bytes));
+        atomic_fetch_or(&shared->granules, interp_granules(block->gpa, block->bytes));
     block->next = page->blocks;
     page->blocks = block;
     if (page2) {
         shared = code_page(it->engine, block->gpa2, false);
         if (shared)
-            atomic_fetch_or(&shared->granules, granules(block->gpa2, block->bytes - room));
+            atomic_fetch_or(&shared->granules, interp_granules(block->gpa2, block->bytes - room));
         block->next2 = page2->blocks;
         page2->blocks = block;
     }
