@@ -61,7 +61,7 @@ struct bt_context {
 #define BT_CTX_MXCSR 0x2000 // MXCSR may stay in the host's while C code runs: x86_fpu_load_mxcsr()
 #define BT_CTX_FP (BT_CTX_X87 | BT_CTX_MXCSR) // what instructions within a block may change
 #define BT_CTX_CPL0 0x4000
-#define BT_CONTEXTS_MAX 1024
+#define BT_CONTEXTS_MAX 8192 // real mode: two for each base of CS; a flush when they are used up
 // What is known of a segment when a block is made; its base and limit are read from memory. Without READ and
 // WRITE (null, expand-down) its accesses are the interpreter's.
 #define BT_SEG_READ 1
@@ -249,7 +249,7 @@ struct bt_vcpu {
     // Current; the same with BT_CTX_SINGLE; 0: no blocks run here.
     uint32_t context, context_single;
     struct bt_context key;       // of `context`
-    struct bt_recent recent[16]; // written with the lock, read in code
+    struct bt_recent recent[64]; // written with the lock, read in code
     uint32_t link_site;          // + 1: an exit that waits for its target, or 0
     uint32_t link_context;       // where it was
     bool single;                 // the next block is to check every access by itself

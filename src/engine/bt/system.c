@@ -52,8 +52,9 @@ static bool usable(const struct bt_context *key)
 
 static struct bt_recent *recent(struct bt_vcpu *v, const struct bt_context *key)
 {
-    return &v->recent[(key->bits >> BT_CTX_SET_SHIFT ^ key->bits >> 9 ^ key->bits) %
-                      ARRAY_SIZE(v->recent)];
+    uint64_t h = (key->bits ^ (uint64_t)key->segs << 32) * UINT64_C(0x9e3779b97f4a7c15);
+    h = (h ^ key->cs_base ^ key->cs_limit << 40) * UINT64_C(0x9e3779b97f4a7c15);
+    return &v->recent[(h >> 48) % ARRAY_SIZE(v->recent)];
 }
 
 // The cache was flushed: all numbers mean something else now.
