@@ -47,12 +47,11 @@ struct bt_cold *tr_check_fails(struct bt_tr *t, const struct bt_access *a, uint8
     return tr_cold(t, number, g->scattered ? t->bt->stub_scattered : t->bt->stub_miss, from);
 }
 
-void tr_address(struct bt_tr *t, const struct x86_insn *x, bool linear)
+void tr_address(struct bt_tr *t, const struct x86_insn *x)
 {
     const bool wide = x->adsize == 8;
     unsigned base = x->base < 16 ? bt_home[x->base] : BT_REG_NONE;
     unsigned index = x->index < 16 ? bt_home[x->index] : BT_REG_NONE;
-    const bool based = linear && x->seg >= X86_FS && tr_64(t);
     t->s1_slot = SLOT_NONE;
     if (x->base == X86_REG_RIP) {
         uint64_t at = t->rip + t->op[t->now].off + x->len + (uint64_t)x->disp;
@@ -75,27 +74,36 @@ void tr_address(struct bt_tr *t, const struct x86_insn *x, bool linear)
         if (x->adsize == 2)
             asm_reg(&t->b, false, 0x0fb7, BT_S1, BT_S1); // movzx
     }
-    if (based) {
-        // In 64-bit code the base is all there is to FS and GS.
-        asm_load(&t->b, BT_S2,
-                 mem_gs(offsetof(struct x86_cpu, seg) + x->seg * sizeof(struct x86_seg) +
-                        offsetof(struct x86_seg, eff_base)));
-        asm_lea(&t->b, true, BT_S1, mem_sum(BT_S1, BT_S2, 0, 0));
-    }
 }
 
 static struct bt_mem general(struct bt_tr *t, const struct bt_access *a)
 {
     const struct bt_group *g = &t->group[a->group];
     const struct x86_insn *x = &t->op[t->now].x;
-    uint8_t *retry;
+    const bool based = x->seg >= X86_FS && tr_64(t);
+    uint8_t *retry, *over = NULL;
+    struct bt_cold *cold;
     tr_flags_clobber(t);
     retry = t->b.p;
-    tr_address(t, x, true);
+    tr_address(t, x);
+    if (based && x->adsize == 8) {
+        // The offset has to be canonical by itself: it is when 47 bits hold it.
+        asm_mov(&t->b, BT_S2, BT_S1);
+        asm_shift(&t->b, true, 4, BT_S2, 17);
+        asm_shift(&t->b, true, 7, BT_S2, 17);
+        asm_reg(&t->b, true, 0x3b, BT_S2, BT_S1); // cmp
+        over = asm_jcc(&t->b, CC_NE);
+    }
+    if (based)
+        asm_mem(&t->b, true, 0x03, BT_S1,
+                mem_gs(offsetof(struct x86_cpu, seg) + x->seg * sizeof(struct x86_seg) +
+                       offsetof(struct x86_seg, eff_base))); // add
     asm_mov(&t->b, BT_S2, BT_S1);
     asm_mem(&t->b, true, 0x2b, BT_S2, mem_gs(SLOT_PAGE(g->slot))); // sub
     asm_alu_imm(&t->b, true, 7, BT_S2, (int32_t)PAGE_SIZE - a->size);
-    tr_check_fails(t, a, retry, asm_jcc(&t->b, CC_A));
+    cold = tr_check_fails(t, a, retry, asm_jcc(&t->b, CC_A));
+    if (over)
+        tr_cold(t, cold->site, t->bt->stub_slow, over);
     asm_mem(&t->b, true, 0x03, BT_S1, mem_gs(SLOT_ADDEND(g->slot))); // add
     return mem_at(BT_S1, 0);
 }

@@ -262,10 +262,11 @@ static void classify(struct bt_tr *t, struct bt_op *op)
         if (!wide || form->operand_count > 1 || operand_of(form, X86_OPND_SREG) ||
             (tr_64(t) && operand_of(form, X86_OPND_FIXED_SREG)))
             op->kind = KIND_EXEC;
-        else if (op->kind == KIND_POP && (!operand_of(form, X86_OPND_OPREG) || x->reg == X86_RSP))
+        else if (op->kind == KIND_POP &&
+                 (!operand_of(form, X86_OPND_OPREG) || (x->reg == X86_RSP && !tr_64(t))))
             op->kind = KIND_EXEC;
         else if (op->kind == KIND_PUSH && operand_of(form, X86_OPND_RM) && x->has_mem)
-            op->kind = tr_64(t) && x->seg >= X86_FS ? KIND_EXEC : KIND_PUSH_MEM;
+            op->kind = KIND_PUSH_MEM;
         break;
     case KIND_JCC:
     case KIND_JMP:
@@ -313,17 +314,22 @@ static void access_operand(const struct bt_tr *t, struct bt_op *op, unsigned siz
     const unsigned word = tr_64(t) ? 8 : 4;
     const bool alone = x->base == X86_REG_NONE && x->index == X86_REG_NONE;
     const bool based = x->seg >= X86_FS && tr_64(t);
-    const bool near = x->disp > -0x70000000 && x->disp < 0x70000000;
+    // With a base in FS or GS, what the operand adds to it when that is a constant.
+    const int64_t offset =
+        x->base == X86_REG_RIP ? (int64_t)(t->rip + op->off + x->len + (uint64_t)x->disp) : x->disp;
+    const bool fixed = alone || (x->base == X86_REG_RIP && x->index == X86_REG_NONE);
+    const int64_t added = based ? offset : x->disp;
+    const bool near = added > -0x70000000 && added < 0x70000000;
     if (!tr_64(t) && (x->adsize == 2 || !(tr_segment(t, x->seg) & BT_SEG_ZERO))) {
         struct bt_access *a = access_add(op, ACCESS_SEG, x->disp, x->seg, size, write);
         a->base = x->base < 16 ? x->base : BASE_NONE;
         a->index = x->index < 16 ? x->index : BASE_NONE;
         a->scale = x->index < 16 ? x->scale : 0;
         a->adsize = x->adsize;
-    } else if (t->single || x->adsize != word || (based && !(alone && near))) {
+    } else if (t->single || x->adsize != word || (based && !(fixed && near))) {
         access_add(op, ACCESS_GENERAL, 0, x->seg, size, write);
     } else if (based) {
-        access_add(op, ACCESS_SUM, x->disp, x->seg, size, write)->base =
+        access_add(op, ACCESS_SUM, added, x->seg, size, write)->base =
             x->seg == X86_FS ? BASE_FS : BASE_GS;
     } else if (x->base == X86_REG_RIP || alone) {
         int64_t at = x->disp;

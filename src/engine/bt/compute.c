@@ -147,11 +147,6 @@ bool tr_encodable(const struct bt_tr *t, const struct bt_op *op)
     const struct bt_mem both = mem_sum(BT_S1, BT_S2, 0, 0);
     struct placement p;
     uint8_t bytes[BT_ENCODE_MAX];
-    // With a base of its own the offset must be canonical too: left to the interpreter where it is not
-    // certain.
-    if (op->x.has_mem && tr_64(t) && op->x.seg >= X86_FS &&
-        (op->x.base != X86_REG_NONE || op->x.index != X86_REG_NONE) && op->x.adsize == 8)
-        return false;
     if (!op->x.has_mem) {
         placement_make(&p, op, NULL);
         return p.ok && bt_encode(bytes, &op->x, &p.o) != 0;
@@ -199,7 +194,7 @@ static void lea(struct bt_tr *t, const struct bt_op *op)
 {
     const struct x86_insn *x = &op->x;
     unsigned reg = bt_home[x->reg];
-    tr_address(t, x, false);
+    tr_address(t, x);
     if (reg == BT_REG_NONE) {
         if (x->opsize == 4)
             asm_mov32(&t->b, BT_S1, BT_S1);
@@ -298,6 +293,8 @@ static void pop(struct bt_tr *t, const struct bt_op *op)
     const unsigned home = bt_home[op->x.reg];
     struct bt_mem m = tr_access(t, &op->access[0]);
     tr_mem(t, size, 0x8b, home == BT_REG_NONE ? BT_S2 : home, m);
+    if (op->x.reg == X86_RSP)
+        return;
     if (home == BT_REG_NONE)
         asm_store(&t->b, mem_gs(GPR(op->x.reg)), BT_S2);
     t->rsp_lag += (int32_t)size;

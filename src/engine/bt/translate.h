@@ -240,8 +240,8 @@ struct bt_cold *tr_check_fails(struct bt_tr *t, const struct bt_access *a, uint8
                                uint8_t *from);
 // S1 = the first linear address of the access's group.
 void tr_low_address(struct bt_tr *t, const struct bt_access *a);
-// S1 = effective address of x (no segment), or S1 = linear address.
-void tr_address(struct bt_tr *t, const struct x86_insn *x, bool linear);
+// S1 = effective address of x (no segment).
+void tr_address(struct bt_tr *t, const struct x86_insn *x);
 // --- segment.c: S1 and S2 are used up
 struct bt_mem tr_segment_access(struct bt_tr *t, const struct bt_access *a, bool check);
 bool tr_segment_real(const struct bt_tr *t, unsigned seg);

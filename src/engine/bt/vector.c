@@ -237,7 +237,7 @@ void tr_fldcw(struct bt_tr *t, const struct bt_op *op)
 void tr_x87_done(struct bt_tr *t, const struct bt_op *op)
 {
     if (op->x87_data) {
-        tr_address(t, &op->x, false);
+        tr_address(t, &op->x);
         asm_store(&t->b, mem_gs(offsetof(struct x86_cpu, x87.fdp)), BT_S1);
         if (tr_64(t)) {
             asm_mem(&t->b, false, 0xc6, 0, mem_gs(FRAME(x87_seg))); // mov byte
