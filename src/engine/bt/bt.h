@@ -10,7 +10,7 @@
 //     gs:      guest R9, R10, R11, in cpu->gpr
 //     RFLAGS   guest's arithmetic flags where the translator's state says so; DF is clear
 // A vCPU of this engine holds a whole interpreter for the same processor. It executes everything unusual:
-// system instructions, single steps, instructions across a page's end, device memory.
+// single steps, code with alignment checks, operands across a page's end, device memory.
 //
 // Rules to keep:
 //  - At every place that may leave translated code the flags are exact: in RFLAGS or in AX.
