@@ -56,6 +56,7 @@
 #define PTE_D 0x40u
 #define PTE_NX (UINT64_C(1) << 63)
 
+static unsigned complained; // an engine that stopped says why, once
 static struct memory *memory;
 static struct x86_platform platform;
 static struct x86_cpu *cpu;
@@ -346,6 +347,8 @@ void oracle_croft_run(const struct oracle_case *c, unsigned round, struct oracle
             ops->set_state(vcpu);
         ops->run(vcpu, c->looped ? 20 * BUDGET : BUDGET, &exit);
         reason = exit.reason;
+        if (reason == VM_EXIT_ERROR && !complained++)
+            fprintf(stderr, "oracle: the %s engine stopped: %s\n", ops->name, exit.message);
     }
     ops->get_state(vcpu);
     save_state(result);

@@ -229,6 +229,7 @@ struct bt {
     uint64_t killed;
 
     bool verify;
+    struct verifier *verifier;
     FILE *dump;
     uint64_t dump_low, dump_high;
     _Atomic bool broken; // `broken_why` says which rule; the engine stops
@@ -359,3 +360,13 @@ void bt_dump_block(struct bt *bt, const struct bt_block *block, const uint8_t *g
 // What stands at cpu + offset, for people: "slot[1][0][5].page". Returns `out`.
 const char *bt_field_name(char *out, size_t size, int64_t offset);
 const char *bt_stub_name(const struct bt *bt, uint32_t offset); // or NULL
+
+// --- verify*.c
+#define BT_VERIFY_BYTES (BT_BLOCK_MAX * 512u)
+struct verifier *bt_verifier_create(struct bt *bt, struct error *err);
+void bt_verifier_destroy(struct verifier *v);
+// A new block, before it is used. False: bt->broken_why says what is wrong with it.
+bool bt_verify_block(struct verifier *v, const struct bt_block *block);
+// All blocks again, with their links, while nobody runs or patches them; with the lock.
+bool bt_verify_cache(struct verifier *v);
+void bt_verify_flushed(struct verifier *v);

@@ -9,8 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const kind_names[] = {"access", "exec", "segment", "exit",
-                                         "branch", "step", "poll",    "entry"};
+static const char *const kind_names[] = {
+    [BT_SITE_ACCESS] = "access", [BT_SITE_EXEC] = "exec",     [BT_SITE_SEG] = "seg",
+    [BT_SITE_EXIT] = "exit",     [BT_SITE_BRANCH] = "branch", [BT_SITE_STEP] = "step",
+    [BT_SITE_POLL] = "poll",     [BT_SITE_FP] = "fp",         [BT_SITE_ENTRY] = "entry"};
 
 bool bt_dump_open(struct bt *bt, const struct engine_options *options, struct error *err)
 {
@@ -95,11 +97,11 @@ const char *bt_stub_name(const struct bt *bt, uint32_t offset)
     const struct {
         uint32_t at;
         const char *name;
-    } stubs[] = {{bt->stub_miss, "stub_miss"}, {bt->stub_exec, "stub_exec"},
-                 {bt->stub_slow, "stub_slow"}, {bt->stub_seg, "stub_seg"},
-                 {bt->stub_exit, "stub_exit"}, {bt->stub_branch, "stub_branch"},
-                 {bt->stub_step, "stub_step"}, {bt->stub_system, "stub_system"},
-                 {bt->stub_poll, "stub_poll"}, {bt->stub_entry, "stub_entry"}};
+    } stubs[] = {{bt->stub_miss, "stub_miss"},     {bt->stub_slow, "stub_slow"},
+                 {bt->stub_seg, "stub_seg"},       {bt->stub_fp, "stub_fp"},
+                 {bt->stub_exec, "stub_exec"},     {bt->stub_exit, "stub_exit"},
+                 {bt->stub_branch, "stub_branch"}, {bt->stub_step, "stub_step"},
+                 {bt->stub_poll, "stub_poll"},     {bt->stub_entry, "stub_entry"},   {bt->stub_system, "stub_system"}, {bt->stub_scattered, "stub_scattered"}};
     for (size_t i = 0; i < ARRAY_SIZE(stubs); i++)
         if (stubs[i].at == offset)
             return stubs[i].name;

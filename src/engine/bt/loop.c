@@ -226,10 +226,12 @@ static struct engine *engine_create(struct memory *memory, const struct engine_o
     pthread_mutex_init(&bt->mark_lock, NULL);
     pthread_mutex_init(&bt->page_lock, NULL);
     bt->verify = options && options->bt_verify;
-    if (!bt_cache_create(bt, options && options->bt_cache ? options->bt_cache : BT_CACHE_DEFAULT,
+    if ((bt->verify && !(bt->verifier = bt_verifier_create(bt, err))) ||
+        !bt_cache_create(bt, options && options->bt_cache ? options->bt_cache : BT_CACHE_DEFAULT,
                          err) ||
         !bt_dump_open(bt, options, err)) {
         bt_cache_destroy(bt);
+        bt_verifier_destroy(bt->verifier);
         free(bt);
         engine_interp.destroy(engine);
         return NULL;
@@ -251,6 +253,7 @@ static void engine_destroy(struct engine *engine)
     memory_remove_listener(bt->memory, &bt->listener);
     bt_cache_destroy(bt);
     bt_dump_close(bt);
+    bt_verifier_destroy(bt->verifier);
     pthread_mutex_destroy(&bt->lock);
     pthread_mutex_destroy(&bt->mark_lock);
     pthread_mutex_destroy(&bt->page_lock);

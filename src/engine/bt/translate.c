@@ -281,8 +281,10 @@ static struct bt_block *translate(struct bt_vcpu *v, uint32_t context,
     v->stats.insns += t->count;
     v->stats.guest_bytes += t->bytes;
     v->stats.host_bytes += t->block->end - bt->used;
-    if (bt->dump)
+        if (bt->dump)
         bt_dump_block(bt, t->block, bytes);
+    if (bt->verify && !bt_verify_block(bt->verifier, t->block))
+        return NULL; // the loop stops the engine
     bt->used = (t->block->end + 15) & ~UINT64_C(15);
     return t->block;
 full:
