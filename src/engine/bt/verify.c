@@ -67,7 +67,7 @@ static bool entry_flags(struct verifier *v, bool in_rflags)
     return true;
 }
 
-static void forget_facts(struct verifier *v, struct vstate *s, uint32_t from, int slot)
+static void forget_facts(struct verifier *v, struct vstate *s, uint32_t from, uint32_t slot)
 {
     unsigned kept = 0;
     for (unsigned i = 0; i < s->known_count; i++) {
@@ -106,11 +106,17 @@ static bool stub_jump(struct verifier *v, uint32_t to)
     const struct {
         uint32_t stub;
         enum bt_site_kind kind;
-    } bt_stubs[] = {{bt->stub_miss, BT_SITE_ACCESS},   {bt->stub_slow, BT_SITE_ACCESS},
-                    {bt->stub_seg, BT_SITE_SEG},       {bt->stub_fp, BT_SITE_FP},
-                    {bt->stub_exec, BT_SITE_EXEC},     {bt->stub_exit, BT_SITE_EXIT},
-                    {bt->stub_branch, BT_SITE_BRANCH}, {bt->stub_step, BT_SITE_STEP},
-                    {bt->stub_poll, BT_SITE_POLL},     {bt->stub_entry, BT_SITE_ENTRY}};
+    } bt_stubs[] = {{bt->stub_miss, BT_SITE_ACCESS},
+                    {bt->stub_slow, BT_SITE_ACCESS},
+                    {bt->stub_scattered, BT_SITE_ACCESS},
+                    {bt->stub_seg, BT_SITE_SEG},
+                    {bt->stub_fp, BT_SITE_FP},
+                    {bt->stub_exec, BT_SITE_EXEC},
+                    {bt->stub_exit, BT_SITE_EXIT},
+                    {bt->stub_branch, BT_SITE_BRANCH},
+                    {bt->stub_step, BT_SITE_STEP},
+                    {bt->stub_poll, BT_SITE_POLL},
+                    {bt->stub_entry, BT_SITE_ENTRY}};
     const struct vstate *s = &v->state;
     const struct bt_site *site;
     struct vstate after;
@@ -130,10 +136,10 @@ static bool stub_jump(struct verifier *v, uint32_t to)
                 : site->kind != BT_SITE_EXIT && site->kind != BT_SITE_POLL &&
                       site->kind != BT_SITE_FP && s->insn != site->done)
             return vfail(v, "calls %s for another instruction", bt_stub_name(bt, to));
-        if (to == bt->stub_miss) {
+        if (to == bt->stub_miss || to == bt->stub_scattered) {
             const struct vvalue *s1 = &s->reg[BT_S1];
             for (unsigned k = 0; k < s1->terms; k++)
-                if (s1->tag != V_SUM || s1->term[k].symbol - VSYM_PAGE < VSYM_LOW - VSYM_PAGE)
+                if (s1->tag != V_SUM || vsym_internal(s1->term[k].symbol))
                     return vfail(v, "calls %s without a linear address", bt_stub_name(bt, to));
         }
         // Out of line: the way through the code gets there, too (returns_here).
@@ -162,7 +168,7 @@ static bool returns_here(struct verifier *v)
         if (!v->reachable)
             return vfail(v, "a helper comes back to where the block does not get by itself");
         if (resume && access)
-            forget_facts(v, s, site->retry, -1);
+            forget_facts(v, s, site->retry, UINT32_MAX);
         if (retry && access)
             forget_facts(v, s, UINT32_MAX, site->slot);
         s->reg[BT_S1] = vfresh(v);
@@ -292,6 +298,8 @@ static bool conditional(struct verifier *v, uint32_t to)
             return vfail(v, "more checks than the checker can hold");
         s->known[s->known_count++] = s->flags_fact;
     }
+    if (s->flags == VF_PLAIN && cc == CC_NE)
+        vfacts_copy(v, VSYM_ENTRY + s->plain, VSYM_ENTRY + s->plain, true);
     if (s->flags == VF_WRAP && (cc == CC_A || cc == 0xc)) {
         s->wrap_symbol = s->wrap_pending_symbol;
         s->wrap = s->wrap_pending;
@@ -398,7 +406,7 @@ static bool block_run(struct verifier *v)
     struct vstate entry;
     unsigned insn = 0;
     bool falls;
-    v->facts = v->edges = v->lows[0] = v->lows[1] = 0;
+    v->facts = v->edges = v->lows[0] = v->lows[1] = v->entries = v->halves = 0;
     v->fresh = 0;
     v->reachable = false;
     v->state.insn = -1;

@@ -25,6 +25,7 @@ enum vtag {
 };
 struct vvalue {
     uint8_t tag, terms;
+    bool entries; // a multiple of 64 up to the last entry of a TLB
     bool scaled;  // `max` was shifted by 4
     uint32_t max; // V_SUM: not above it; 0: unknown
     struct vterm term[VTERMS];
@@ -36,6 +37,18 @@ struct vvalue {
 #define VSYM_LOW 0x30000u
 #define VSYM_LOW16 0x31000u // truncations to 16 bits
 #define VSYM_LIMIT 0x32000u // limits of segments
+// The n-th entry of the TLB that is looked at, and what it holds.
+#define VSYM_ENTRY 0x34000u
+#define VENTRIES_MAX 0x400u
+enum ventry {
+    VENTRY_POINTER,
+    VENTRY_TAG_READ,
+    VENTRY_TAG_WRITE,
+    VENTRY_FLAGS,
+    VENTRY_ADDEND,
+    VENTRY_PARTS = 8
+};
+#define VHALVES_MAX 512u
 #define VSYM_FRESH 0x40000u
 #define VLOWS_MAX 0x1000u
 
@@ -45,6 +58,7 @@ enum vflags {
     VF_HALF,    // ADD AL,7Fh is done, SAHF is not
     VF_SLOT,    // address - page compared with a constant: `fact` holds if it was not above
     VF_PAGE,    // page compared with a constant: `fact` holds if equal
+    VF_PLAIN,   // the flags of the page of a TLB entry compared with PAGE_FLAGS_PLAIN
     VF_TARGET,  // S compared with an entry of the target table
     VF_WRAP,    // a 16-bit offset compared with the end of its segment
     VF_COMPARE, // something else that may be asked
@@ -53,7 +67,8 @@ enum vflags {
 // page(slot) <= address and address + size <= page(slot) + 4096.
 struct vfact {
     struct vvalue address;
-    uint16_t slot;
+    uint32_t slot; // byte offset in the frame, or VSYM_ENTRY + number of a TLB entry
+    bool write;    // covers stores
     int32_t size;
     uint32_t wrap_symbol; // its 16-bit offset, which
     int32_t wrap;         // so many bytes may follow without wrapping
@@ -67,6 +82,7 @@ struct vfact {
 struct vstate {
     struct vvalue reg[16], cell[VCELLS];
     uint8_t flags;
+    uint16_t plain;        // VF_PLAIN: entry
     uint16_t flags_fact;   // VF_SLOT, VF_PAGE
     uint8_t target_reg;    // VF_TARGET, and found below
     uint8_t found;         // 1 + table whose entry at target_reg is the one wanted
@@ -98,6 +114,13 @@ struct verifier {
     unsigned facts;
     struct vvalue low[2][VLOWS_MAX]; // 32 bits, 16 bits
     unsigned lows[2];
+    unsigned entries;
+    // Registers whose low 16 bits were written: the symbol of the whole, what the low half is.
+    struct {
+        uint32_t symbol;
+        struct vvalue low16;
+    } half[VHALVES_MAX];
+    unsigned halves;
     uint32_t fresh;
     struct vedge edge[VEDGES_MAX];
     unsigned edges;
@@ -124,12 +147,23 @@ bool vconstant(const struct vvalue *a);
 // Distance of b from the address of the fact, when that is certain.
 bool vdistance(const struct verifier *v, const struct vfact *a, const struct vvalue *b,
                int64_t *distance);
+struct vvalue vhalf(struct verifier *v,
+                    const struct vvalue *low16); // a register of which 16 bits were written
 // The symbol, when the value is that of a truncation to 16 bits; else 0.
 uint32_t vis_low16(const struct vvalue *a);
 void vjoin(struct verifier *v, struct vstate *a, const struct vstate *b);
 
+// Symbols that no register of the guest holds.
+static inline bool vsym_internal(uint32_t symbol)
+{
+    return symbol - VSYM_PAGE < VSYM_LOW - VSYM_PAGE ||
+           symbol - VSYM_ENTRY < VENTRIES_MAX * VENTRY_PARTS;
+}
+
 // --- verify_insn.c: the effect of a host instruction that is no branch. False: reported.
 bool vexecute(struct verifier *v);
+// What is known of accesses by way of `from` holds for `to`, too, and for stores if `write`.
+void vfacts_copy(struct verifier *v, uint32_t from, uint32_t to, bool write);
 bool vaccess(struct verifier *v, unsigned size, bool write); // x's memory operand
 #define VINDEX_MAX ((X86_FRAME_TARGETS - 1) * (uint32_t)sizeof(struct x86_branch_target))
 // Is x's memory operand gs:[reg + field of the target table]? The table.

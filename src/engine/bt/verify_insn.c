@@ -103,6 +103,15 @@ static bool slot_of(int64_t at, size_t field, uint16_t *slot)
     return off >= 0 && off < (int64_t)sizeof(((struct x86_code_frame *)0)->slot) &&
            off % (int64_t)sizeof(struct x86_page_slot) == 0;
 }
+static bool loose_of(int64_t at, uint16_t *slot)
+{
+    const int64_t off = at - (int64_t)offsetof(struct x86_cpu, frame) -
+                        (int64_t)offsetof(struct x86_page_slot, addend);
+    const int64_t in = off - (int64_t)offsetof(struct x86_code_frame, loose);
+    *slot = (uint16_t)off;
+    return in >= 0 && in < (int64_t)sizeof(((struct x86_code_frame *)0)->loose) &&
+           in % (int64_t)sizeof(struct x86_page_slot) == 0;
+}
 #define PAGE_FIELD offsetof(struct x86_page_slot, page)
 #define ADDEND_FIELD offsetof(struct x86_page_slot, addend)
 
@@ -150,12 +159,62 @@ static bool field_access(struct verifier *v, unsigned size, bool write)
             return vfail(v, "writes %s other than by a constant", name);
         return true;
     }
-    if (segment_writable(v, (size_t)at, size))
+    uint16_t slot;
+    if (segment_writable(v, (size_t)at, size) ||
+        (loose_of(at, &slot) && size == 8 && form->mnemonic_id == X86_MN_MOV)) // more: in mov()
         return true;
     return vfail(v, "writes %s, which is not translated code's", name);
 }
 
 // --- the guest's memory ------------------------------------------------------------------------------------------
+
+// An entry of the TLB, or the flags of its page?
+static bool tlb_operand(const struct verifier *v, unsigned *entry, enum ventry *part)
+{
+    const struct x86_insn *x = &v->x;
+    const struct vstate *s = &v->state;
+    const unsigned set = (v->bt->contexts[v->block->context].bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT;
+    const int64_t at = x->disp - (int64_t)offsetof(struct x86_tlb, set) -
+                       (int64_t)(set * X86_TLB_ENTRIES * sizeof(struct x86_tlb_entry));
+    const struct vvalue *base = x->base < 16 ? &s->reg[x->base] : NULL;
+    if (!x->has_mem || x->seg == X86_GS || x->adsize != 8 || !base || x->index != X86_REG_NONE ||
+        base->tag != V_SUM || base->terms != 1 || base->add != 0 || base->term[0].factor != 1 ||
+        base->term[0].symbol - VSYM_ENTRY >= VENTRIES_MAX * VENTRY_PARTS)
+        return false;
+    *entry = (base->term[0].symbol - VSYM_ENTRY) / VENTRY_PARTS;
+    if ((base->term[0].symbol - VSYM_ENTRY) % VENTRY_PARTS == VENTRY_FLAGS && x->disp == 0) {
+        // The pointer is one when the tag was found to fit.
+        for (unsigned i = 0; i < s->known_count; i++)
+            if (v->fact[s->known[i]].slot == VSYM_ENTRY + *entry) {
+                *part = VENTRY_FLAGS;
+                return true;
+            }
+        return false;
+    }
+    if ((base->term[0].symbol - VSYM_ENTRY) % VENTRY_PARTS != VENTRY_POINTER)
+        return false;
+    *part = at == (int64_t)offsetof(struct x86_tlb_entry, tag_read)    ? VENTRY_TAG_READ
+            : at == (int64_t)offsetof(struct x86_tlb_entry, tag_write) ? VENTRY_TAG_WRITE
+            : at == (int64_t)offsetof(struct x86_tlb_entry, flags)     ? VENTRY_FLAGS
+            : at == (int64_t)offsetof(struct x86_tlb_entry, addend)    ? VENTRY_ADDEND
+                                                                       : VENTRY_POINTER;
+    return *part != VENTRY_POINTER;
+}
+
+void vfacts_copy(struct verifier *v, uint32_t from, uint32_t to, bool write)
+{
+    struct vstate *s = &v->state;
+    const unsigned count = s->known_count;
+    for (unsigned i = 0; i < count; i++) {
+        struct vfact fact = v->fact[s->known[i]];
+        if (fact.slot != from || v->facts == VFACTS_MAX || s->known_count == VKNOWN_MAX)
+            continue;
+        fact.slot = to;
+        fact.write |= write;
+        v->fact[v->facts] = fact;
+        s->known[s->known_count++] = (uint16_t)v->facts++;
+    }
+}
 
 static bool guest_access(struct verifier *v, unsigned size, bool write)
 {
@@ -165,8 +224,14 @@ static bool guest_access(struct verifier *v, unsigned size, bool write)
     uint32_t symbol = 0;
     unsigned addends = 0, slots, set;
     uint16_t slot;
+    bool loose;
+    unsigned entry;
+    enum ventry part;
     if (x->adsize != 8)
         return vfail(v, "an address that is not 64 bits wide");
+    if (!write && tlb_operand(v, &entry, &part) &&
+        (size == 8 || (size == 1 && part == VENTRY_FLAGS)))
+        return true;
     if (x->base < 16)
         sum = vsum(v, &sum, &s->reg[x->base], 1, 0);
     if (x->index < 16)
@@ -180,19 +245,20 @@ static bool guest_access(struct verifier *v, unsigned size, bool write)
     if (addends != 1)
         return vfail(v, "accesses memory by what is not an address plus a slot's addend");
     slot = (uint16_t)(symbol - VSYM_ADDEND);
+    loose = slot >= sizeof(((struct x86_code_frame *)0)->slot); // see TLB entries
     slots = slot / (unsigned)sizeof(struct x86_page_slot);
     set = slots / X86_FRAME_SLOTS / X86_FRAME_KINDS;
-    if (set != (v->bt->contexts[v->block->context].bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT)
+    if (!loose && set != (v->bt->contexts[v->block->context].bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT)
         return vfail(v, "uses a slot of set %u, another privilege's", set);
-    if (write && slots / X86_FRAME_SLOTS % X86_FRAME_KINDS != X86_FRAME_WRITE)
+    if (write && !loose && slots / X86_FRAME_SLOTS % X86_FRAME_KINDS != X86_FRAME_WRITE)
         return vfail(v, "writes through a slot for reading");
     addend = vsymbol(symbol);
     sum = vsum(v, &sum, &addend, -1, 0);
     for (unsigned i = 0; i < s->known_count; i++) {
         const struct vfact *fact = &v->fact[s->known[i]];
         int64_t off;
-        if (fact->slot == slot && vdistance(v, fact, &sum, &off) && off >= 0 &&
-            off + (int64_t)size <= fact->size)
+        if (fact->slot == slot && (!write || !loose || fact->write) &&
+            vdistance(v, fact, &sum, &off) && off >= 0 && off + (int64_t)size <= fact->size)
             return true;
     }
     return vfail(v, "accesses %u bytes of the guest's memory that no check before it covers", size);
@@ -236,7 +302,8 @@ static void write_reg(struct verifier *v, unsigned reg, unsigned size, struct vv
     else if (size == 4)
         set_reg(v, reg, vlow(v, &value));
     else
-        set_reg(v, reg >= X86_REG8_HIGH ? reg - X86_REG8_HIGH : reg, vfresh(v));
+        set_reg(v, reg >= X86_REG8_HIGH ? reg - X86_REG8_HIGH : reg,
+                size == 2 ? vhalf(v, &value) : vfresh(v));
 }
 
 // What a load from the field gives.
@@ -253,7 +320,7 @@ static struct vvalue load_field(struct verifier *v, unsigned size)
         return cell < VCELLS && exact && size == 4 ? vlow(v, &s->cell[cell]) : vfresh(v);
     if (cell < VCELLS && exact)
         return s->cell[cell];
-    if (slot_of(v->x.disp, ADDEND_FIELD, &slot))
+    if (slot_of(v->x.disp, ADDEND_FIELD, &slot) || loose_of(v->x.disp, &slot))
         return vsymbol(VSYM_ADDEND + slot);
     return vfresh(v);
 }
@@ -307,7 +374,7 @@ static bool flags_after(struct verifier *v, bool internal)
     return true;
 }
 
-static bool fact_new(struct verifier *v, uint8_t kind, const struct vvalue *address, uint16_t slot,
+static bool fact_new(struct verifier *v, uint8_t kind, const struct vvalue *address, uint32_t slot,
                      int32_t size)
 {
     if (v->facts == VFACTS_MAX)
@@ -331,13 +398,14 @@ static bool wrap_compare(struct verifier *v, unsigned size, unsigned reg)
     struct vvalue symbol, offset;
     uint32_t low16 = vis_low16(value);
     struct vstate *s = &v->state;
-    if (low16 && size == 4 && v->x.imm <= 0xffff) {
+    if (low16 && reg == BT_S1 && size == 4 && v->x.imm <= 0xffff) {
         s->flags = VF_WRAP;
         s->wrap_pending_symbol = low16;
         s->wrap_pending = (int32_t)(0x10000 - v->x.imm);
         return true;
     }
-    for (unsigned i = 0; size == 8 && value->tag == V_SUM && i < value->terms; i++) {
+    for (unsigned i = 0; size == 8 && reg == BT_S2 && value->tag == V_SUM && i < value->terms;
+         i++) {
         const unsigned seg = value->term[i].symbol - VSYM_LIMIT;
         if (seg >= X86_SEG_COUNT || value->term[i].factor != 1)
             continue;
@@ -366,7 +434,14 @@ static bool compare(struct verifier *v, bool *done)
     uint16_t slot;
     unsigned set;
     bool exact;
+    unsigned entry;
+    enum ventry part;
     *done = true;
+    if (a.is_mem && a.size == 1 && tlb_operand(v, &entry, &part) && part == VENTRY_FLAGS) {
+        s->flags = (x->imm & 0xff) == PAGE_FLAGS_PLAIN ? VF_PLAIN : VF_COMPARE;
+        s->plain = (uint16_t)entry;
+        return true;
+    }
     if (vtarget_operand(v, offsetof(struct x86_branch_target, rip), &set) && !a.is_mem) {
         s->flags = VF_TARGET;
         s->target_reg = x->base;
@@ -392,14 +467,19 @@ static bool compare(struct verifier *v, bool *done)
         value = s->reg[a.reg];
         for (unsigned i = 0; value.tag == V_SUM && i < value.terms; i++) {
             const struct vterm *t = &value.term[i];
-            if (t->symbol - VSYM_PAGE >= VSYM_ADDEND - VSYM_PAGE)
+            const uint32_t in_entry = (t->symbol - VSYM_ENTRY) % VENTRY_PARTS;
+            const bool tag = t->symbol - VSYM_ENTRY < VENTRIES_MAX * VENTRY_PARTS &&
+                             (in_entry == VENTRY_TAG_READ || in_entry == VENTRY_TAG_WRITE);
+            if (!tag && t->symbol - VSYM_PAGE >= VSYM_ADDEND - VSYM_PAGE)
                 continue;
             s->flags = VF_COMPARE;
             if (t->factor != -1 || x->imm >= PAGE_SIZE)
                 return true;
             struct vvalue page = vsymbol(t->symbol);
             value = vsum(v, &value, &page, 1, 0);
-            return fact_new(v, VF_SLOT, &value, (uint16_t)(page.term[0].symbol - VSYM_PAGE),
+            return fact_new(v, VF_SLOT, &value,
+                            tag ? VSYM_ENTRY + (page.term[0].symbol - VSYM_ENTRY) / VENTRY_PARTS
+                                : page.term[0].symbol - VSYM_PAGE,
                             (int32_t)(PAGE_SIZE - x->imm));
         }
     }
@@ -419,14 +499,33 @@ static bool add_slot(struct verifier *v, bool *done)
     bool exact;
     *done = false;
     if (sub && !a.is_mem && !b.is_mem && a.size == 8 && b.kind != X86_OPND_IMM && b.reg == BT_S1 &&
-        a.reg == BT_S2) { // limit - offset
+        a.reg == BT_S2 && v->state.reg[BT_S2].terms == 1 &&
+        v->state.reg[BT_S2].term[0].symbol - VSYM_LIMIT < X86_SEG_COUNT) { // limit - offset
         *done = true;
         v->state.flags = VF_LOST;
         set_reg(v, a.reg, vsum(v, &v->state.reg[a.reg], &v->state.reg[b.reg], -1, 0));
         return true;
     }
+    unsigned entry;
+    enum ventry part;
+    if (sub && !a.is_mem && a.size == 8 && tlb_operand(v, &entry, &part) &&
+        (part == VENTRY_TAG_READ || part == VENTRY_TAG_WRITE)) {
+        *done = true;
+        v->state.flags = VF_LOST;
+        field = vsymbol(VSYM_ENTRY + entry * VENTRY_PARTS + (uint32_t)part);
+        set_reg(v, a.reg, vsum(v, &v->state.reg[a.reg], &field, -1, 0));
+        return true;
+    }
     if (a.is_mem || !is_field(x))
         return true;
+    if (!sub && a.size == 8 && x->disp == (int64_t)offsetof(struct x86_cpu, tlb) &&
+        v->state.reg[a.reg].tag == V_SUM && v->state.reg[a.reg].entries &&
+        v->entries < VENTRIES_MAX) {
+        *done = true;
+        v->state.flags = VF_LOST;
+        set_reg(v, a.reg, vsymbol(VSYM_ENTRY + v->entries++ * VENTRY_PARTS));
+        return true;
+    }
     if (!sub && a.size == 4 && cell_of(x->disp, &exact) >= 3 && cell_of(x->disp, &exact) < VCELLS &&
         exact) { // a segment's base
         *done = true;
@@ -464,6 +563,7 @@ static struct vvalue with_constant(struct verifier *v, unsigned mnemonic, unsign
         return vsum(v, old, NULL, 0, -(int64_t)x->imm);
     if (mnemonic == X86_MN_AND && (int64_t)x->imm > 0 && x->imm <= INT32_MAX) {
         value.max = (uint32_t)x->imm;
+        value.entries = x->imm == (X86_TLB_ENTRIES - 1) << 6 && sizeof(struct x86_tlb_entry) == 64;
     } else if (mnemonic == X86_MN_SHL && size == 4 && old->tag == V_SUM && old->max &&
                old->max <= UINT32_MAX >> 4 && x->imm == 4) {
         value.max = old->max << 4;
@@ -491,19 +591,45 @@ static bool lea(struct verifier *v)
     return true;
 }
 
+// A loose slot gets the addend of a TLB entry, and with it what is known of that entry.
+static bool store_loose(struct verifier *v, uint16_t slot, unsigned reg, const struct vvalue *value)
+{
+    struct vstate *s = &v->state;
+    const uint32_t symbol =
+        value->tag == V_SUM && value->terms == 1 && value->add == 0 && value->term[0].factor == 1
+            ? value->term[0].symbol - VSYM_ENTRY
+            : UINT32_MAX;
+    unsigned kept = 0;
+    if (symbol >= VENTRIES_MAX * VENTRY_PARTS || symbol % VENTRY_PARTS != VENTRY_ADDEND)
+        return vfail(v, "stores what is not the addend of a TLB entry");
+    for (unsigned i = 0; i < s->known_count; i++)
+        if (v->fact[s->known[i]].slot != slot)
+            s->known[kept++] = s->known[i];
+    s->known_count = (uint16_t)kept;
+    vfacts_copy(v, VSYM_ENTRY + symbol / VENTRY_PARTS, slot, false);
+    set_reg(v, reg, vsymbol(VSYM_ADDEND + slot));
+    return true;
+}
+
 static bool mov(struct verifier *v)
 {
     const struct x86_insn *x = &v->x;
     const struct x86_operand to = x86_operand_get(x, 0), from = x86_operand_get(x, 1);
     struct vvalue value;
     unsigned set;
+    uint16_t slot;
     if (to.kind == X86_OPND_SREG || to.kind == X86_OPND_CREG || to.kind == X86_OPND_DREG ||
         from.kind == X86_OPND_SREG || from.kind == X86_OPND_CREG || from.kind == X86_OPND_DREG)
         return vfail(v, "not an instruction for translated code");
     if (x->has_mem && !vaccess(v, to.size, to.is_mem))
         return false;
     if (from.is_mem) {
+        unsigned entry;
+        enum ventry part;
         value = is_field(x) ? load_field(v, from.size) : vfresh(v);
+        if (from.size == 8 && tlb_operand(v, &entry, &part) && part >= VENTRY_FLAGS &&
+            x->base != X86_REG_NONE)
+            value = vsymbol(VSYM_ENTRY + entry * VENTRY_PARTS + (uint32_t)part);
         if (from.size == 8 && vtarget_operand(v, offsetof(struct x86_branch_target, code), &set)) {
             if (v->state.found != set + 1 || v->state.target_reg != x->base)
                 return vfail(v, "takes a target that was not compared");
@@ -518,6 +644,8 @@ static bool mov(struct verifier *v)
     }
     if (!to.is_mem)
         write_reg(v, to.reg, to.size, value);
+    else if (is_field(x) && loose_of(x->disp, &slot))
+        return store_loose(v, slot, from.reg, &value);
     else if (is_field(x))
         store_field(v, to.size, &value);
     return true;
@@ -559,7 +687,7 @@ static bool flag_pieces(struct verifier *v, bool *done)
 static bool is_internal(const struct vvalue *value)
 {
     for (unsigned i = 0; value->tag == V_SUM && i < value->terms; i++)
-        if (value->term[i].symbol - VSYM_PAGE < VSYM_LOW - VSYM_PAGE)
+        if (vsym_internal(value->term[i].symbol))
             return true;
     return value->tag != V_SUM;
 }

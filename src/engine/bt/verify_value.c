@@ -37,7 +37,8 @@ bool vsame(const struct vvalue *a, const struct vvalue *b)
 {
     if (a->tag != V_SUM || b->tag != V_SUM)
         return a->tag == b->tag;
-    return same_terms(a, b) && a->add == b->add && a->max == b->max && a->scaled == b->scaled;
+    return same_terms(a, b) && a->add == b->add && a->max == b->max && a->scaled == b->scaled &&
+           a->entries == b->entries;
 }
 
 // Adds a term, in the order of symbols. False: too many.
@@ -69,6 +70,7 @@ struct vvalue vsum(struct verifier *v, const struct vvalue *a, const struct vval
     if (a->tag != V_SUM || (b && b->tag != V_SUM))
         return vfresh(v);
     sum.max = 0;
+    sum.entries = false;
     sum.scaled = false;
     sum.add += add;
     if (b) {
@@ -80,32 +82,73 @@ struct vvalue vsum(struct verifier *v, const struct vvalue *a, const struct vval
     return sum;
 }
 
+static bool is_alone(const struct vvalue *a)
+{
+    return a->tag == V_SUM && a->terms == 1 && a->add == 0 && a->term[0].factor == 1;
+}
+
+uint32_t vis_low16(const struct vvalue *a)
+{
+    return is_alone(a) && a->term[0].symbol - VSYM_LOW16 < VLOWS_MAX ? a->term[0].symbol : 0;
+}
+
+struct vvalue vhalf(struct verifier *v, const struct vvalue *low16)
+{
+    const struct vvalue whole = vfresh(v), low = vlow16(v, low16);
+    if (v->halves < VHALVES_MAX) {
+        v->half[v->halves].symbol = whole.term[0].symbol;
+        v->half[v->halves++].low16 = low;
+    }
+    return whole;
+}
+
+static const struct vvalue *half_of(const struct verifier *v, uint32_t symbol)
+{
+    for (unsigned i = 0; i < v->halves; i++)
+        if (v->half[i].symbol == symbol)
+            return &v->half[i].low16;
+    return NULL;
+}
+
+// What is under a symbol, as far as the low 16 or 32 bits go; NULL when it is what it is.
+static const struct vvalue *under(const struct verifier *v, uint32_t symbol, bool to16)
+{
+    if (symbol - VSYM_LOW < VLOWS_MAX)
+        return &v->low[0][symbol - VSYM_LOW];
+    if (to16 && symbol - VSYM_LOW16 < VLOWS_MAX)
+        return &v->low[1][symbol - VSYM_LOW16];
+    return to16 ? half_of(v, symbol) : NULL;
+}
+
 // The truncation's symbol, with what it truncates known in the table; truncations of truncations are one.
 static struct vvalue truncated(struct verifier *v, const struct vvalue *a, bool to16)
 {
-    struct vvalue all = vconst(a->add);
+    struct vvalue all = *a;
+    bool more = true;
     if (a->tag != V_SUM)
         return vfresh(v);
     if (a->max && (!to16 || a->max <= 0xffff))
         return *a;
-    for (unsigned i = 0; i < a->terms; i++) {
-        const struct vterm *t = &a->term[i];
-        const bool low = t->symbol - VSYM_LOW < VLOWS_MAX;
-        const bool low16 = to16 && t->symbol - VSYM_LOW16 < VLOWS_MAX;
-        if (low || low16) {
-            const struct vvalue *of =
-                low ? &v->low[0][t->symbol - VSYM_LOW] : &v->low[1][t->symbol - VSYM_LOW16];
-            all = vsum(v, &all, of, t->factor, 0);
-        } else if (!term_add(&all, t->symbol, t->factor)) {
-            return vfresh(v);
+    // Of at most 16 bits already.
+    if (!to16 && vis_low16(a))
+        return *a;
+    for (unsigned round = 0; more && round < 16; round++) {
+        more = false;
+        for (unsigned i = 0; i < all.terms && all.tag == V_SUM && !more; i++) {
+            const struct vterm t = all.term[i];
+            const struct vvalue *of = under(v, t.symbol, to16);
+            const struct vvalue gone = vsymbol(t.symbol);
+            if (!of)
+                continue;
+            all = vsum(v, &all, &gone, -t.factor, 0);
+            all = vsum(v, &all, of, t.factor, 0);
+            more = true;
         }
     }
+    all.max = 0;
+    all.scaled = all.entries = false;
     all.add = to16 ? (int64_t)(uint16_t)all.add : (int64_t)(uint32_t)all.add;
     if (vconstant(&all))
-        return all;
-    // Of at most 16 bits already.
-    if (all.terms == 1 && all.add == 0 && all.term[0].factor == 1 &&
-        all.term[0].symbol - VSYM_LOW16 < VLOWS_MAX)
         return all;
     for (unsigned i = 0; i < v->lows[to16]; i++)
         if (vsame(&v->low[to16][i], &all))
@@ -124,16 +167,6 @@ struct vvalue vlow(struct verifier *v, const struct vvalue *a)
 struct vvalue vlow16(struct verifier *v, const struct vvalue *a)
 {
     return truncated(v, a, true);
-}
-
-static bool is_alone(const struct vvalue *a)
-{
-    return a->tag == V_SUM && a->terms == 1 && a->add == 0 && a->term[0].factor == 1;
-}
-
-uint32_t vis_low16(const struct vvalue *a)
-{
-    return is_alone(a) && a->term[0].symbol - VSYM_LOW16 < VLOWS_MAX ? a->term[0].symbol : 0;
 }
 
 // The same sums, but for one 16-bit offset each, of which it is known how far they are apart?
