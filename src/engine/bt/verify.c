@@ -78,6 +78,12 @@ static void forget_facts(struct verifier *v, struct vstate *s, uint32_t from, ui
     s->known_count = (uint16_t)kept;
 }
 
+static bool
+in_block(const struct bt_site *site) // its helper executes the instruction and comes back
+{
+    return site->kind == BT_SITE_EXEC || site->kind == BT_SITE_SEG || site->kind == BT_SITE_SYSTEM;
+}
+
 // --- helpers ------------------------------------------------------------------------------------------------------
 
 // The state in which the helper of an EXEC site comes back.
@@ -91,7 +97,6 @@ static void helper_returns(struct verifier *v, struct vstate *s)
     s->reg[HOST_RAX] = (struct vvalue){.tag = V_FLAGS};
     s->flags = VF_GUEST;
     s->found = s->found_pending = 0;
-    s->code_saved = false;
     s->site = 0;
     // Checks of constant addresses hold on: what could change a mapping ends its block.
     for (unsigned i = 0; i < s->known_count; i++)
@@ -106,17 +111,12 @@ static bool stub_jump(struct verifier *v, uint32_t to)
     const struct {
         uint32_t stub;
         enum bt_site_kind kind;
-    } bt_stubs[] = {{bt->stub_miss, BT_SITE_ACCESS},
-                    {bt->stub_slow, BT_SITE_ACCESS},
-                    {bt->stub_scattered, BT_SITE_ACCESS},
-                    {bt->stub_seg, BT_SITE_SEG},
-                    {bt->stub_fp, BT_SITE_FP},
-                    {bt->stub_exec, BT_SITE_EXEC},
-                    {bt->stub_exit, BT_SITE_EXIT},
-                    {bt->stub_branch, BT_SITE_BRANCH},
-                    {bt->stub_step, BT_SITE_STEP},
-                    {bt->stub_poll, BT_SITE_POLL},
-                    {bt->stub_entry, BT_SITE_ENTRY}};
+    } bt_stubs[] = {{bt->stub_miss, BT_SITE_ACCESS},   {bt->stub_slow, BT_SITE_ACCESS},
+                    {bt->stub_system, BT_SITE_SYSTEM}, {bt->stub_scattered, BT_SITE_ACCESS},
+                    {bt->stub_seg, BT_SITE_SEG},       {bt->stub_fp, BT_SITE_FP},
+                    {bt->stub_exec, BT_SITE_EXEC},     {bt->stub_exit, BT_SITE_EXIT},
+                    {bt->stub_branch, BT_SITE_BRANCH}, {bt->stub_step, BT_SITE_STEP},
+                    {bt->stub_poll, BT_SITE_POLL},     {bt->stub_entry, BT_SITE_ENTRY}};
     const struct vstate *s = &v->state;
     const struct bt_site *site;
     struct vstate after;
@@ -143,7 +143,7 @@ static bool stub_jump(struct verifier *v, uint32_t to)
                     return vfail(v, "calls %s without a linear address", bt_stub_name(bt, to));
         }
         // Out of line: the way through the code gets there, too (returns_here).
-        if ((site->kind != BT_SITE_EXEC && site->kind != BT_SITE_SEG) ||
+        if (!in_block(site) || site->resume == BT_NO_RESUME ||
             (site->resume <= v->at && site->resume > v->layout->boundary[site->done]))
             return true;
         after = *s;
@@ -161,8 +161,7 @@ static bool returns_here(struct verifier *v)
         const struct bt_site *site = &v->bt->sites[i];
         const bool access = site->kind == BT_SITE_ACCESS;
         const bool retry = site->retry == v->at && (access || site->kind == BT_SITE_FP);
-        const bool resume = site->resume == v->at &&
-                            (access || site->kind == BT_SITE_EXEC || site->kind == BT_SITE_SEG);
+        const bool resume = site->resume == v->at && (access || in_block(site));
         if (!retry && !resume)
             continue;
         if (!v->reachable)
@@ -201,7 +200,7 @@ static bool site_rules(struct verifier *v)
                 (site->resume != BT_NO_RESUME &&
                  (site->resume != l->boundary[end] || !is_boundary(v, site->resume))))
                 return vfail(v, "site %u: does not go on behind its instruction", i);
-        } else if (site->kind == BT_SITE_EXEC || site->kind == BT_SITE_SEG) {
+        } else if (in_block(site)) {
             if (site->count != 1 ||
                 (site->resume != BT_NO_RESUME && site->resume != l->boundary[end]))
                 return vfail(v, "site %u: does not go on behind its instruction", i);
@@ -318,7 +317,7 @@ static bool indirect(struct verifier *v)
     unsigned set;
     const bool field = x->has_mem && x->seg == X86_GS && x->base == X86_REG_NONE &&
                        x->index == X86_REG_NONE && x->disp == (int64_t)FRAME(scratch[1]);
-    if (field ? !s->code_saved
+    if (field ? s->cell[VCELL_SCRATCH].tag != V_CODE
               : !vtarget_operand(v, offsetof(struct x86_branch_target, code), &set) ||
                     s->found != set + 1 || s->target_reg != x->base)
         return vfail(v, "jumps to what is not an entry from the table of targets");

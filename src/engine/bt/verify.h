@@ -26,6 +26,7 @@ enum vtag {
 struct vvalue {
     uint8_t tag, terms;
     bool entries; // a multiple of 64 up to the last entry of a TLB
+    bool high;    // bits 7:0 are clear
     bool scaled;  // `max` was shifted by 4
     uint32_t max; // V_SUM: not above it; 0: unknown
     struct vterm term[VTERMS];
@@ -77,7 +78,8 @@ struct vfact {
 #define VFACTS_MAX 512  // in a block
 #define VKNOWN_MAX 160  // at a place
 #define VEDGES_MAX 1024 // forward jumps
-#define VCELLS 9        // gpr[9..11], bases of the segments
+#define VCELLS 10       // gpr[9..11], bases of the segments, scratch[1]
+#define VCELL_SCRATCH 9
 
 struct vstate {
     struct vvalue reg[16], cell[VCELLS];
@@ -89,7 +91,6 @@ struct vstate {
     uint8_t found_pending; // VF_TARGET: the same
     uint32_t wrap_symbol, wrap_pending_symbol; // of vfact; VF_WRAP
     int32_t wrap, wrap_pending;
-    bool code_saved;            // scratch[1] is V_CODE
     uint32_t site;              // 1 + number in frame.site, or 0
     int16_t insn;               // guest instruction, -1 none yet
     uint16_t known[VKNOWN_MAX]; // facts

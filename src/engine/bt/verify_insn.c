@@ -61,6 +61,16 @@ static const struct {
     {offsetof(struct x86_seg, eff_base), 8},
 };
 
+// Kernels exchange their GS base with the user's.
+static const struct {
+    size_t at, size;
+} swapgs_fields[] = {
+    FIELD(kernel_gs_base),
+    FIELD(seg[X86_GS].base),
+    FIELD(seg[X86_GS].eff_base),
+    FIELD(seg[X86_GS].unchecked),
+};
+
 static bool segment_writable(const struct verifier *v, size_t at, unsigned size)
 {
     const size_t off = at - offsetof(struct x86_cpu, seg), n = off / sizeof(struct x86_seg);
@@ -85,7 +95,8 @@ static unsigned cell_of(int64_t at, bool *exact)
                                         offsetof(struct x86_cpu, seg[X86_SS].eff_base),
                                         offsetof(struct x86_cpu, seg[X86_DS].eff_base),
                                         offsetof(struct x86_cpu, seg[X86_FS].eff_base),
-                                        offsetof(struct x86_cpu, seg[X86_GS].eff_base)};
+                                        offsetof(struct x86_cpu, seg[X86_GS].eff_base),
+                                        FRAME(scratch[1])};
     for (unsigned i = 0; i < VCELLS; i++) {
         if (at >= (int64_t)base[i] && at < (int64_t)base[i] + 8) {
             *exact = at == (int64_t)base[i];
@@ -139,6 +150,7 @@ static bool field_access(struct verifier *v, unsigned size, bool write)
     const struct x86_form *form = x86_insn_form(x);
     char name[64];
     const int64_t at = x->disp;
+    const bool cpl0 = v->bt->contexts[v->block->context].bits & BT_CTX_CPL0;
     if (at < 0 || at + size > (int64_t)sizeof(struct x86_cpu))
         return vfail(v, "reaches outside of struct x86_cpu");
     if (!write)
@@ -149,10 +161,15 @@ static bool field_access(struct verifier *v, unsigned size, bool write)
             at + size > (int64_t)(writable[i].at + writable[i].size))
             continue;
         if (writable[i].at == offsetof(struct x86_cpu, rflags)) {
-            const bool df = (form->mnemonic_id == X86_MN_OR && x->imm == X86_FLAG_DF) ||
-                            (form->mnemonic_id == X86_MN_AND && (uint32_t)x->imm == ~X86_FLAG_DF);
-            if (size != 4 || !df || form->operand[1].kind != X86_OPND_IMM)
-                return vfail(v, "changes more of %s than DF", name);
+            const unsigned mn = form->mnemonic_id;
+            const bool imm = form->operand[1].kind == X86_OPND_IMM;
+            const uint32_t may = X86_FLAG_DF | (cpl0 ? X86_FLAG_IF : 0);
+            const bool ok = imm ? (mn == X86_MN_OR && !((uint32_t)x->imm & ~may)) ||
+                                      (mn == X86_MN_AND && !(~(uint32_t)x->imm & ~may))
+                                : mn == X86_MN_XOR && cpl0 && x->reg < 16 &&
+                                      v->state.reg[x->reg].max == X86_FLAG_IF;
+            if (size != 4 || !ok)
+                return vfail(v, "changes more of %s than DF and, with CPL 0, IF", name);
         }
         if (writable[i].at == FRAME(site) &&
             (size != 4 || form->mnemonic_id != X86_MN_MOV || form->operand[1].kind != X86_OPND_IMM))
@@ -160,6 +177,9 @@ static bool field_access(struct verifier *v, unsigned size, bool write)
         return true;
     }
     uint16_t slot;
+    for (size_t i = 0; i < ARRAY_SIZE(swapgs_fields) && cpl0; i++)
+        if (at == (int64_t)swapgs_fields[i].at && size == swapgs_fields[i].size)
+            return true;
     if (segment_writable(v, (size_t)at, size) ||
         (loose_of(at, &slot) && size == 8 && form->mnemonic_id == X86_MN_MOV)) // more: in mov()
         return true;
@@ -335,9 +355,6 @@ static void store_field(struct verifier *v, unsigned size, const struct vvalue *
         s->cell[cell] = exact && size == 8 && value ? *value : vfresh(v);
     if (at == (int64_t)FRAME(site))
         s->site = (uint32_t)v->x.imm + 1;
-    if (at >= (int64_t)FRAME(scratch[1]) - 7 && at < (int64_t)FRAME(scratch[2]))
-        s->code_saved =
-            at == (int64_t)FRAME(scratch[1]) && size == 8 && value && value->tag == V_CODE;
 }
 
 // A shift by a constant: the table says that flags are read because a count of 0 leaves them.
@@ -526,8 +543,8 @@ static bool add_slot(struct verifier *v, bool *done)
         set_reg(v, a.reg, vsymbol(VSYM_ENTRY + v->entries++ * VENTRY_PARTS));
         return true;
     }
-    if (!sub && a.size == 4 && cell_of(x->disp, &exact) >= 3 && cell_of(x->disp, &exact) < VCELLS &&
-        exact) { // a segment's base
+    if (!sub && a.size == 4 && cell_of(x->disp, &exact) >= 3 &&
+        cell_of(x->disp, &exact) < VCELL_SCRATCH && exact) { // a segment's base
         *done = true;
         v->state.flags = VF_LOST;
         field = vsum(v, &v->state.reg[a.reg], &v->state.cell[cell_of(x->disp, &exact)], 1, 0);
@@ -555,6 +572,10 @@ static struct vvalue with_constant(struct verifier *v, unsigned mnemonic, unsign
     const struct x86_insn *x = &v->x;
     const struct vvalue *old = &v->state.reg[reg];
     struct vvalue value = vfresh(v);
+    if (mnemonic == X86_MN_SHL && size == 4 && x->imm == 8) {
+        value.high = true;
+        return value;
+    }
     if (mnemonic == X86_MN_INC || mnemonic == X86_MN_DEC)
         return vsum(v, old, NULL, 0, mnemonic == X86_MN_INC ? 1 : -1);
     if (mnemonic == X86_MN_ADD)
@@ -677,6 +698,11 @@ static bool flag_pieces(struct verifier *v, bool *done)
             return vfail(v, "restores flags that were not saved");
         *rax = vfresh(v);
         s->flags = VF_GUEST;
+    } else if (mn == X86_MN_OR && !x->has_mem && to.size == 4 && to.reg == HOST_RAX && rax->high &&
+               s->reg[x86_operand_get(x, 1).reg & 15].max == 1) {
+        // Put together from a flags image: POPF.
+        *rax = (struct vvalue){.tag = V_FLAGS};
+        s->flags = VF_LOST;
     } else {
         *done = false;
     }

@@ -38,7 +38,7 @@ bool vsame(const struct vvalue *a, const struct vvalue *b)
     if (a->tag != V_SUM || b->tag != V_SUM)
         return a->tag == b->tag;
     return same_terms(a, b) && a->add == b->add && a->max == b->max && a->scaled == b->scaled &&
-           a->entries == b->entries;
+           a->entries == b->entries && a->high == b->high;
 }
 
 // Adds a term, in the order of symbols. False: too many.
@@ -70,7 +70,7 @@ struct vvalue vsum(struct verifier *v, const struct vvalue *a, const struct vval
     if (a->tag != V_SUM || (b && b->tag != V_SUM))
         return vfresh(v);
     sum.max = 0;
-    sum.entries = false;
+    sum.entries = sum.high = false;
     sum.scaled = false;
     sum.add += add;
     if (b) {
@@ -127,7 +127,7 @@ static struct vvalue truncated(struct verifier *v, const struct vvalue *a, bool 
     bool more = true;
     if (a->tag != V_SUM)
         return vfresh(v);
-    if (a->max && (!to16 || a->max <= 0xffff))
+        if ((a->high && !to16) || (a->max && (!to16 || a->max <= 0xffff)))
         return *a;
     // Of at most 16 bits already.
     if (!to16 && vis_low16(a))
@@ -146,7 +146,7 @@ static struct vvalue truncated(struct verifier *v, const struct vvalue *a, bool 
         }
     }
     all.max = 0;
-    all.scaled = all.entries = false;
+    all.scaled = all.entries = all.high = false;
     all.add = to16 ? (int64_t)(uint16_t)all.add : (int64_t)(uint32_t)all.add;
     if (vconstant(&all))
         return all;
@@ -245,7 +245,6 @@ void vjoin(struct verifier *v, struct vstate *a, const struct vstate *b)
         a->found = a->found_pending = 0;
     if (a->wrap_symbol != b->wrap_symbol || a->wrap != b->wrap)
         a->wrap_symbol = 0;
-    a->code_saved &= b->code_saved;
     if (a->site != b->site)
         a->site = 0;
     if (a->insn != b->insn)
