@@ -11,7 +11,7 @@
 #include "x86/state.h"
 
 // One TLB entry. A tag holds the linear page address when that kind of access may use the entry
-// without further checks, else X86_TLB_INVALID (an impossible page). RAM only: device pages are
+// without further checks, else x86_tlb_invalid() of the entry. RAM only: device pages are
 // never entered, ROM pages and pages with an armed data breakpoint lack the tags that would skip
 // their checks.
 struct x86_tlb_entry {
@@ -19,12 +19,18 @@ struct x86_tlb_entry {
     uintptr_t addend;       // host address = linear address + addend
     _Atomic uint8_t *flags; // the page's PAGE_FLAG_ byte, checked after each store
     gpa_t gpa;              // guest-physical address of the page
-    uint64_t page;  // linear page address, whatever the tags say; X86_TLB_INVALID when empty
+    uint64_t page;  // linear page address, whatever the tags say; x86_tlb_invalid() when empty
     uint64_t shift; // log2 of the size of the mapping it is a part of (12, 21, 22, 30)
 };
-#define X86_TLB_INVALID 1 // no page address has bit 0 set
+
 #define X86_TLB_BITS 10
 #define X86_TLB_ENTRIES (1u << X86_TLB_BITS)
+// A page that other entries are asked for: neither is it any page that this one is asked for, nor does an address
+// that this one is asked for lie within 4 KiB behind it (translated code compares distances).
+ALWAYS_INLINE gva_t x86_tlb_invalid(unsigned entry)
+{
+    return (gva_t)(entry ^ X86_TLB_ENTRIES / 2) << PAGE_SHIFT;
+}
 
 // One set of entries for each kind of accessor, so that a privilege change needs no flush. The last
 // one is never filled: it is current while alignment is checked, and sends every access to the slow

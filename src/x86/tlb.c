@@ -17,9 +17,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void entry_clear(struct x86_tlb_entry *e)
+static void entry_clear(struct x86_tlb *tlb, struct x86_tlb_entry *e)
 {
-    e->tag_read = e->tag_write = e->tag_exec = e->page = X86_TLB_INVALID;
+    unsigned slot = (unsigned)(e - tlb->set[0]) % X86_TLB_ENTRIES;
+    e->tag_read = e->tag_write = e->tag_exec = e->page = x86_tlb_invalid(slot);
 }
 
 int x86_tlb_create(struct x86_cpu *cpu)
@@ -30,7 +31,7 @@ int x86_tlb_create(struct x86_cpu *cpu)
     memset(tlb, 0, sizeof(*tlb));
     for (unsigned set = 0; set < X86_TLB_SETS; set++)
         for (unsigned i = 0; i < X86_TLB_ENTRIES; i++)
-            entry_clear(&tlb->set[set][i]);
+            entry_clear(tlb, &tlb->set[set][i]);
     tlb->generation = 1; // table[] holds 0
     cpu->tlb = tlb;
     tlb->cur = tlb->set[X86_TLB_SUPERVISOR];
@@ -67,7 +68,7 @@ static void flush_words(struct x86_tlb *tlb, unsigned set, uint64_t *words, uint
         words[w] = 0;
         large[w] &= ~bits;
         for (; bits; bits &= bits - 1)
-            entry_clear(&tlb->set[set][w * 64 + (unsigned)__builtin_ctzll(bits)]);
+            entry_clear(tlb, &tlb->set[set][w * 64 + (unsigned)__builtin_ctzll(bits)]);
     }
 }
 
@@ -101,7 +102,7 @@ static void entry_drop(struct x86_tlb *tlb, unsigned set, unsigned i)
     map->local[i / 64] &= keep;
     map->global[i / 64] &= keep;
     map->large[i / 64] &= keep;
-    entry_clear(&tlb->set[set][i]);
+    entry_clear(tlb, &tlb->set[set][i]);
 }
 
 void x86_tlb_flush_page(struct x86_cpu *cpu, gva_t lin)
@@ -143,9 +144,9 @@ static struct x86_tlb_entry *tlb_fill(struct x86_cpu *cpu, gva_t lin, enum x86_t
         rights &= ~(unsigned)X86_ACCESS_WRITE;
     if (unlikely(x86_debug_watches_page(cpu, tag)))
         rights &= ~(unsigned)(X86_ACCESS_READ | X86_ACCESS_WRITE);
-    e->tag_read = (rights & X86_ACCESS_READ) ? tag : X86_TLB_INVALID;
-    e->tag_write = (rights & X86_ACCESS_WRITE) ? tag : X86_TLB_INVALID;
-    e->tag_exec = (rights & X86_ACCESS_EXEC) ? tag : X86_TLB_INVALID;
+    e->tag_read = (rights & X86_ACCESS_READ) ? tag : x86_tlb_invalid(slot);
+    e->tag_write = (rights & X86_ACCESS_WRITE) ? tag : x86_tlb_invalid(slot);
+    e->tag_exec = (rights & X86_ACCESS_EXEC) ? tag : x86_tlb_invalid(slot);
     e->addend = (uintptr_t)page->host - tag;
     e->flags = page->flags;
     e->gpa = walk->gpa & PAGE_MASK;
