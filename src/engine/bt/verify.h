@@ -11,7 +11,7 @@
 #include "engine/bt/translate.h"
 
 // A sum of symbols, modulo 2^64. Symbol: what a register or a field held at some place.
-#define VTERMS 4
+#define VTERMS 8
 struct vterm {
     uint32_t symbol;
     int64_t factor;

@@ -309,6 +309,9 @@ bool vaccess(struct verifier *v, unsigned size, bool write)
 static void set_reg(struct verifier *v, unsigned reg, struct vvalue value)
 {
     struct vstate *s = &v->state;
+    // What the guest computes itself becomes one symbol before sums of it get too long.
+    if (value.tag == V_SUM && value.terms > 2 && reg != BT_S1 && reg != BT_S2)
+        value = vfresh(v);
     s->reg[reg] = value;
     if (s->target_reg == reg)
         s->found = s->found_pending = 0;
@@ -352,7 +355,7 @@ static void store_field(struct verifier *v, unsigned size, const struct vvalue *
     bool exact;
     unsigned cell = cell_of(at, &exact);
     if (cell < VCELLS)
-        s->cell[cell] = exact && size == 8 && value ? *value : vfresh(v);
+        s->cell[cell] = exact && size == 8 && value && value->terms <= 2 ? *value : vfresh(v);
     if (at == (int64_t)FRAME(site))
         s->site = (uint32_t)v->x.imm + 1;
 }

@@ -127,7 +127,7 @@ static struct vvalue truncated(struct verifier *v, const struct vvalue *a, bool 
     bool more = true;
     if (a->tag != V_SUM)
         return vfresh(v);
-        if ((a->high && !to16) || (a->max && (!to16 || a->max <= 0xffff)))
+    if ((a->high && !to16) || (a->max && (!to16 || a->max <= 0xffff)))
         return *a;
     // Of at most 16 bits already.
     if (!to16 && vis_low16(a))
