@@ -32,7 +32,7 @@ def command(args):
         if args.shutdown:
             line.append("--no-reboot")
         if args.engine:
-            line += ["--engine", args.engine] + (["--bt-verify"] if args.engine == "bt" else [])
+            line += ["--engine", args.engine] + (["--bt-verify"] if os.environ.get("CROFT_BT_VERIFY") == "1" and args.engine == "bt" else [])
         if args.cpu:
             line += ["--cpu", args.cpu]
         return line + (["--append", append] if append else [])

@@ -137,8 +137,6 @@ void bt_cache_flush(struct bt *bt)
         bt_verify_cache(bt->verifier);
         bt_verify_flushed(bt->verifier);
     }
-    for (unsigned i = 0; i < ARRAY_SIZE(bt->hash); i++)
-        atomic_store_explicit(&bt->hash[i], NULL, memory_order_relaxed);
     pages_free(bt);
     bt->arena_used = 0;
     bt->site_count = 0;
