@@ -257,6 +257,13 @@ struct bt_vcpu {
     struct bt_stats stats;
 };
 
+// Where frame.mapped tells of a linear page number in a context.
+#define BT_MAPPED_MIX 61
+ALWAYS_INLINE unsigned bt_mapped_index(uint64_t page, uint32_t context)
+{
+    return (unsigned)(page ^ context * BT_MAPPED_MIX) & (X86_FRAME_MAPPED - 1);
+}
+
 ALWAYS_INLINE struct bt_vcpu *bt_of(struct x86_cpu *cpu)
 {
     return cpu->interp->translator;

@@ -234,9 +234,10 @@ struct bt_block *bt_block_here(struct bt_vcpu *v, uint32_t context)
 void bt_entry_allow(struct x86_cpu *cpu, const struct bt_block *block)
 {
     gva_t lin = cpu->seg[X86_CS].eff_base + block->rip;
-    cpu->frame.mapped[(lin >> PAGE_SHIFT) & (X86_FRAME_MAPPED - 1)] = block->identity;
+    cpu->frame.mapped[bt_mapped_index(lin >> PAGE_SHIFT, block->context)] = block->identity;
     if (block->gpa2 != BT_NO_PAGE)
-        cpu->frame.mapped[((lin >> PAGE_SHIFT) + 1) & (X86_FRAME_MAPPED - 1)] = block->identity2;
+        cpu->frame.mapped[bt_mapped_index((lin >> PAGE_SHIFT) + 1, block->context)] =
+            block->identity2;
 }
 
 uint64_t bt_enter_block(struct bt_vcpu *v, struct bt_block *block)

@@ -242,6 +242,59 @@ static void refill(struct bt *bt, struct asm_buf *b)
     asm_load(b, BT_S1, mem_gs(FRAME(scratch[0])));
 }
 
+// At an entry whose identity is not in frame.mapped: enters it there if the TLB says that it holds. All else is
+// bt_on_entry()'s, whose code follows.
+static void recheck(struct bt *bt, struct asm_buf *b)
+{
+    const unsigned block = HOST_RCX, page = HOST_RDX, entry = BT_S2;
+    uint8_t *slow[4];
+    asm_store(b, mem_gs(FRAME(scratch[2])), HOST_RCX);
+    asm_store(b, mem_gs(FRAME(scratch[3])), HOST_RDX);
+    asm_load32(b, block, mem_gs(FRAME(site)));
+    asm_reg(b, true, 0x69, block, block); // imul
+    asm32(b, sizeof(struct bt_site));
+    asm_mov_imm(b, BT_S2, (uintptr_t)bt->sites);
+    asm_load(b, block, mem_sum(BT_S2, block, 0, offsetof(struct bt_site, block)));
+    asm_mem(b, false, 0x80, 7, mem_at(block, offsetof(struct bt_block, dead))); // cmp
+    asm8(b, 0);
+    slow[0] = asm_jcc(b, CC_NE);
+    _Static_assert(BT_NO_PAGE == UINT64_MAX, "compared with -1");
+    asm_alu_mem_imm(b, true, 7, mem_at(block, offsetof(struct bt_block, gpa2)), -1, false);
+    slow[1] = asm_jcc(b, CC_NE);
+    asm_load(b, page, mem_at(block, offsetof(struct bt_block, rip)));
+    asm_mem(b, true, 0x03, page, mem_gs(offsetof(struct x86_cpu, seg[X86_CS].eff_base)));
+    asm_mem(b, true, 0x23, page, mem_gs(offsetof(struct x86_cpu, lin_mask))); // and
+    asm_mov(b, entry, page);
+    asm_shift(b, true, 5, entry, PAGE_SHIFT - 6);
+    and_imm(b, false, entry, (X86_TLB_ENTRIES - 1) << 6);
+    asm_load(b, BT_S1, mem_gs(offsetof(struct x86_cpu, tlb)));
+    asm_mem(b, true, 0x03, entry, mem_at(BT_S1, offsetof(struct x86_tlb, cur)));
+    and_imm(b, true, page, (int32_t)PAGE_MASK);
+    asm_mem(b, true, 0x3b, page, mem_at(entry, offsetof(struct x86_tlb_entry, tag_exec)));
+    slow[2] = asm_jcc(b, CC_NE);
+    asm_load(b, BT_S1, mem_at(block, offsetof(struct bt_block, gpa)));
+    and_imm(b, true, BT_S1, (int32_t)PAGE_MASK);
+    asm_mem(b, true, 0x3b, BT_S1, mem_at(entry, offsetof(struct x86_tlb_entry, gpa)));
+    slow[3] = asm_jcc(b, CC_NE);
+    asm_shift(b, true, 5, page, PAGE_SHIFT); // bt_mapped_index()
+    asm_mem(b, false, 0x69, BT_S1, mem_at(block, offsetof(struct bt_block, context)));
+    asm32(b, BT_MAPPED_MIX);
+    asm_reg(b, false, 0x31, BT_S1, page); // xor
+    and_imm(b, false, page, X86_FRAME_MAPPED - 1);
+    asm_load32(b, BT_S1, mem_at(block, offsetof(struct bt_block, identity)));
+    asm_store32(b, (struct bt_mem){BT_REG_NONE, HOST_RDX, 2, true, (int32_t)FRAME(mapped)}, BT_S1);
+    asm_load32(b, BT_S1, mem_at(block, offsetof(struct bt_block, entry_a)));
+    asm_mov_imm(b, BT_S2, (uintptr_t)bt->rx);
+    asm_reg(b, true, 0x01, BT_S2, BT_S1);
+    asm_load(b, HOST_RCX, mem_gs(FRAME(scratch[2])));
+    asm_load(b, HOST_RDX, mem_gs(FRAME(scratch[3])));
+    asm_reg(b, false, 0xff, 4, BT_S1); // jmp
+    for (unsigned i = 0; i < ARRAY_SIZE(slow); i++)
+        asm_fix(slow[i], b->p);
+    asm_load(b, HOST_RCX, mem_gs(FRAME(scratch[2])));
+    asm_load(b, HOST_RDX, mem_gs(FRAME(scratch[3])));
+}
+
 void bt_stubs_emit(struct bt *bt)
 {
     struct asm_buf b = {bt->rw};
@@ -265,7 +318,9 @@ void bt_stubs_emit(struct bt *bt)
     bt->stub_step = helper(bt, &b, bt_on_step);
     bt->stub_system = helper(bt, &b, bt_on_system);
     bt->stub_poll = helper(bt, &b, bt_on_poll);
-    bt->stub_entry = helper(bt, &b, bt_on_entry);
+    bt->stub_entry = offset(bt, &b);
+    recheck(bt, &b);
+    helper(bt, &b, bt_on_entry);
     bt->stub_fp = helper(bt, &b, bt_on_fp);
     bt->used = bt->stubs_end = (offset(bt, &b) + 63) & ~63u;
 }

@@ -65,7 +65,7 @@ static void entries(struct bt_tr *t)
 {
     struct asm_buf *b = &t->b;
     struct bt_block *block = t->block;
-    const size_t mapped = FRAME(mapped) + 4 * ((t->lin >> PAGE_SHIFT) & (X86_FRAME_MAPPED - 1));
+    const size_t mapped = FRAME(mapped) + 4 * bt_mapped_index(t->lin >> PAGE_SHIFT, t->context);
     const bool saved = wants_saved(t);
     uint32_t number;
     uint8_t *over = NULL;
@@ -130,7 +130,7 @@ static void second_page(struct bt_tr *t)
     if (!t->crossing)
         return;
     tr_flags_clobber(t);
-    asm_alu_mem_imm(&t->b, false, 7, mem_gs(FRAME(mapped) + 4 * (page & (X86_FRAME_MAPPED - 1))),
+    asm_alu_mem_imm(&t->b, false, 7, mem_gs(FRAME(mapped) + 4 * bt_mapped_index(page, t->context)),
                     (int32_t)t->block->identity2, true);
     tr_site(t, BT_SITE_ENTRY, &number);
     tr_cold(t, number, t->bt->stub_entry, asm_jcc(&t->b, CC_NE));
