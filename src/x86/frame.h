@@ -28,7 +28,7 @@ struct x86_page_slot {
 #define X86_FRAME_UNLISTED 2 // of `page`: the slot is not in `filled`; clear in all pages
 
 #define X86_FRAME_SETS 3    // supervisor, supervisor under SMAP, user: as enum x86_tlb_set
-#define X86_FRAME_SLOTS 128 // of a kind in a set
+#define X86_FRAME_SLOTS 512 // of a kind in a set
 enum x86_frame_kind {
     X86_FRAME_READ,
     X86_FRAME_WRITE,

@@ -577,14 +577,23 @@ static bool group_takes(const struct bt_tr *t, const struct bt_group *g, const s
            high - low <= BT_GROUP_SPAN;
 }
 
+#define STACK_SLOTS 4
+// Stacks stay in their page, so all blocks share a few slots for them. Others take turns.
 static void slot_choose(struct bt_tr *t, struct bt_group *g)
 {
-    unsigned set = (t->key->bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT;
+    unsigned set = (t->key->bits & BT_CTX_SET) >> BT_CTX_SET_SHIFT, n;
     uint16_t *next = &t->bt->next_slot[set][g->write];
+    // No two groups of a block may have the same one: their lives overlap.
+    if (g->class == ACCESS_SUM && g->base == X86_RSP && !t->stack_slot[g->write]) {
+        t->stack_slot[g->write] = true;
+        n = (t->rip >> 6) % STACK_SLOTS;
+    } else {
+        n = STACK_SLOTS + *next;
+        *next = (*next + 1) % (X86_FRAME_SLOTS - STACK_SLOTS);
+    }
     g->slot = (uint16_t)(offsetof(struct x86_code_frame, slot) +
                          sizeof(struct x86_page_slot) *
-                             ((set * X86_FRAME_KINDS + g->write) * X86_FRAME_SLOTS + *next));
-    *next = (*next + 1) % X86_FRAME_SLOTS;
+                             ((set * X86_FRAME_KINDS + g->write) * X86_FRAME_SLOTS + n));
 }
 
 static void grouping(struct bt_tr *t)
@@ -618,6 +627,7 @@ static void grouping(struct bt_tr *t)
         }
         registers_after(t, &r, op);
     }
+    t->stack_slot[0] = t->stack_slot[1] = false;
     for (unsigned n = 0; n < t->groups; n++) {
         struct bt_group *g = &t->group[n];
         const unsigned h = bt_scatter_hash(t->rip + t->op[g->first].off);

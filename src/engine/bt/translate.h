@@ -146,8 +146,9 @@ struct bt_tr {
     uint16_t bytes;
     struct bt_group group[BT_GROUPS_MAX];
     unsigned groups;
-    bool poll;        // the block has a backward or indirect branch
-    uint8_t need;     // BT_NEED_
+    bool stack_slot[X86_FRAME_KINDS]; // taken by a group of this block
+    bool poll;                        // the block has a backward or indirect branch
+    uint8_t need;                     // BT_NEED_
     uint8_t x87_last; // op + 1 of the last x87 instruction emitted that set FIP, or 0
     bool x87_stored;  // frame.x87_site tells of it
 
