@@ -50,7 +50,8 @@ static const struct {
     {GPR(X86_R9), 3 * 8}, FIELD(icount),
     FIELD(rflags), // DF only: see below
     FRAME_FIELD(site),    FRAME_FIELD(scratch), FRAME_FIELD(x87_site),
-    FRAME_FIELD(x87_seg), FIELD(x87.fdp),       FIELD(x87.fds),
+    FRAME_FIELD(x87_seg),     FIELD(x87.fcw),
+    FIELD(x87.fdp),       FIELD(x87.fds),
 };
 // Real mode and virtual-8086 mode load segment registers by themselves.
 static const struct {
