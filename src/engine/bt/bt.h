@@ -117,6 +117,7 @@ struct bt_site {
     uint8_t kind;
     bool flags_e;       // EXIT: the flags are in RFLAGS at the jump
     bool cross;         // EXIT: to another page
+    bool shadowed;      // ACCESS: behind STI, no interrupt may come before the instruction
     bool stores;        // ACCESS: the slot is one for writing
     bool scattered;     // ACCESS: asks the TLB each time
     uint8_t looks, far; // of bt_on_miss() at the pages it goes to

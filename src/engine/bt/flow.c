@@ -17,6 +17,7 @@ struct bt_site *tr_site(struct bt_tr *t, enum bt_site_kind kind, uint32_t *numbe
                              .kind = (uint8_t)kind,
                              .rip = t->op[t->now].off,
                              .next = t->now + 1 < t->count ? t->op[t->now + 1].off : t->bytes,
+                             .shadowed = t->now > 0 && t->op[t->now - 1].kind == KIND_STI,
                              .done = (uint8_t)t->now,
                              .count = 1};
     if (t->x87_last) {

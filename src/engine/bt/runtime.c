@@ -155,6 +155,10 @@ static uint64_t slow_access(struct x86_cpu *cpu, const struct bt_site *site)
     const uint64_t end = cpu->icount + site->count, rip = cpu->rip;
     const uint64_t size = (uint64_t)(site->next - site->rip);
     v->stats.execs++;
+    if (site->shadowed) { // an interrupt may be due right behind it
+        advance(v, 1);
+        return site->count == 1 ? bt_resume(cpu, site) : 0;
+    }
     do
         advance(v, (unsigned)(end - cpu->icount));
     while (cpu->icount < end && !cpu->soft.attention && cpu->rip - rip < size);
@@ -265,7 +269,8 @@ static uint64_t go_single(struct bt_vcpu *v)
 uint64_t bt_on_slow(struct x86_cpu *cpu)
 {
     struct bt_site *site = bt_arrive(cpu);
-    return site->span != site->size ? go_single(bt_of(cpu)) : slow_access(cpu, site);
+    return site->span != site->size && !site->shadowed ? go_single(bt_of(cpu))
+                                                       : slow_access(cpu, site);
 }
 
 uint64_t bt_on_miss(struct x86_cpu *cpu)
@@ -290,7 +295,7 @@ uint64_t bt_on_miss(struct x86_cpu *cpu)
             bt_need(cpu, site->block);
             return code_at(bt, site->retry);
         }
-    } else if (crosses && site->span != site->size) {
+    } else if (crosses && site->span != site->size && !site->shadowed) {
         return go_single(v);
     }
     return slow_access(cpu, site);
