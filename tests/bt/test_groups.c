@@ -144,8 +144,95 @@ static void test_programs(void **state)
     }
 }
 
+// Many refills by pages far apart: the places of such a program ask the TLB from then on.
+static void scatter(struct rig *rig, const struct program *p)
+{
+    for (unsigned i = 0; i < 1000; i++) {
+        prepare(rig, p, 0x800);
+        rig->cpu->gpr[X86_RSI] += i % 2 ? 0x40000 : 0;
+        assert_int_equal(rig_run(rig, p->count), VM_EXIT_BUDGET);
+    }
+    assert_true(engine_is_interp() || rig_counter(rig, "scattered_places") > 0);
+}
+
+PROGRAM(store_seen, "mov (%rdi), %rax; mov %rdx, (%rsi)");
+
+static void test_scattered(void **state)
+{
+    static const struct program all[] = {P(range, 4), P(store_seen, 2)};
+    for (unsigned n = 0; n < ARRAY_SIZE(all); n++) {
+        const struct program *p = &all[n];
+        struct rig *whole = rig_for(p), *steps = rig_for(p);
+        scatter(whole, p);
+        for (unsigned at = 0xfd0; at < 0x1010; at++) {
+            prepare(whole, p, at);
+            prepare(steps, p, at);
+            assert_int_equal(rig_run(whole, p->count), VM_EXIT_BUDGET);
+            for (unsigned k = 0; k < p->count; k++)
+                assert_int_equal(rig_run(steps, 1), VM_EXIT_BUDGET);
+            compare(whole, steps, p, at);
+        }
+        rig_destroy(whole);
+        rig_destroy(steps);
+    }
+    // A page that may be read and was.
+    struct rig *rig = rig_for(&all[1]);
+    rig->cpu->cr0 |= X86_CR0_WP;
+    engine_under_test()->set_state(rig->vcpu);
+    rig_write64(rig, RIG_PT + 8 * (OTHER / PAGE_SIZE), frames[2] | 1);
+    scatter(rig, &all[1]);
+    prepare(rig, &all[1], 0);
+    rig->cpu->gpr[X86_RSI] = OTHER;
+    assert_int_equal(rig_run(rig, 2), VM_EXIT_SHUTDOWN);
+    rig_destroy(rig);
+}
+
+#define ACROSS(id, jump)                                                              \
+    PROGRAM(id, "add %rax, %rcx; " jump " 1f; xor $1, %r9; jmp 1f; .skip 4096; "      \
+                "1: adc $7, %rdx; seto %bl; setc %bh; call 2f; 2: pushfq; pop %r12; " \
+                "pop %r13; hlt")
+ACROSS(across_o, "jo");
+ACROSS(across_c, "jc");
+ACROSS(across_z, "jz");
+ACROSS(across_s, "js");
+ACROSS(across_p, "jp");
+
+// Without a budget: flags that live across jumps to another page, and return addresses above 2 GiB.
+static void test_across(void **state)
+{
+    static const struct program all[] = {P(across_o, 0), P(across_c, 0), P(across_z, 0),
+                                         P(across_s, 0), P(across_p, 0)};
+    static const uint64_t values[] = {
+        0, 1, 0x7f, UINT64_MAX, INT64_MAX, UINT64_C(1) << 63, 0x1234567812345678};
+    for (unsigned n = 0; n < ARRAY_SIZE(all); n++) {
+        const struct program *p = &all[n];
+        struct rig *whole = rig_for(p), *steps = rig_for(p);
+        rig_write64(whole, RIG_PML4 + 0x1010, rig_read64(whole, RIG_PML4 + 0x1000));
+        rig_write64(steps, RIG_PML4 + 0x1010, rig_read64(steps, RIG_PML4 + 0x1000));
+        for (unsigned i = 0; i < 3 * ARRAY_SIZE(values) * ARRAY_SIZE(values); i++) {
+            struct rig *both[] = {whole, steps};
+            for (unsigned k = 0; k < 2; k++) {
+                struct x86_cpu *cpu = both[k]->cpu;
+                prepare(both[k], p, 0);
+                cpu->activity = X86_ACTIVE;
+                cpu->gpr[X86_RAX] = values[i % ARRAY_SIZE(values)];
+                cpu->gpr[X86_RCX] = values[i / ARRAY_SIZE(values) % ARRAY_SIZE(values)];
+                cpu->rip = UINT64_C(0x80000000) + CODE_AT;
+            }
+            assert_int_equal(rig_run(whole, 0), VM_EXIT_HALT);
+            while (rig_run(steps, 1) == VM_EXIT_BUDGET && steps->cpu->activity == X86_ACTIVE)
+                ;
+            compare(whole, steps, p, i);
+        }
+        rig_destroy(whole);
+        rig_destroy(steps);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_programs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_programs),
+                                       cmocka_unit_test(test_scattered),
+                                       cmocka_unit_test(test_across)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
