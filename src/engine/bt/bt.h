@@ -296,6 +296,8 @@ void bt_code_written(void *opaque, void *writer, gpa_t gpa, uint64_t size);
 
 // --- host.c
 bool bt_host_prepare(void);                  // this thread, for translated code
+// Why translated code cannot run on this host, in one line; NULL: it can.
+const char *bt_host_refuses(void);
 uint64_t bt_host_enter(struct x86_cpu *cpu); // sets the GS base; what it was is for bt_host_leave()
 void bt_host_leave(uint64_t before);
 

@@ -48,6 +48,40 @@ static void gs_set(uint64_t base)
         syscall(SYS_arch_prctl, ARCH_SET_GS, base);
 }
 
+// Tries what the engine needs: LAHF in 64-bit mode (SDM vol. 2, CPUID 80000001h ECX[0]), and memory that is
+// written at one address and executed at another, which a security policy may refuse.
+const char *bt_host_refuses(void)
+{
+    static const uint8_t code[] = {0xb8, 0x2a, 0, 0, 0, 0xc3}; // mov eax, 42; ret
+    const size_t size = 4096;
+    const char *reason = NULL;
+    uint32_t a = 0x80000001, b, c = 0, d;
+    __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+    if (!(c & 1))
+        return "the processor has no LAHF in 64-bit mode";
+    int fd = memfd_create("croft-probe", MFD_CLOEXEC);
+    if (fd < 0)
+        return "memfd_create is refused: no memory for code";
+    void *rw = MAP_FAILED, *rx = MAP_FAILED;
+    if (ftruncate(fd, (off_t)size) == 0) {
+        rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        rx = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    }
+    if (rw == MAP_FAILED || rx == MAP_FAILED) {
+        reason = "the host refuses executable memory (a security policy, or memory is exhausted)";
+    } else {
+        __builtin_memcpy(rw, code, sizeof(code));
+        if (((int (*)(void))(uintptr_t)rx)() != 42)
+            reason = "code that was written does not execute as written";
+    }
+    if (rw != MAP_FAILED)
+        munmap(rw, size);
+    if (rx != MAP_FAILED)
+        munmap(rx, size);
+    close(fd);
+    return reason;
+}
+
 uint64_t bt_host_enter(struct x86_cpu *cpu)
 {
     uint64_t before = gs_get();

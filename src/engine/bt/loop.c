@@ -203,8 +203,13 @@ static void memory_changed(void *opaque, gpa_t gpa, uint64_t size)
 
 static bool engine_usable(char *why, size_t why_size)
 {
-    snprintf(why, why_size, "x86-64 host: translates blocks of guest code to host code");
-    return true;
+    const char *reason = bt_host_refuses();
+    if (reason)
+        snprintf(why, why_size, "%s", reason);
+    else
+        snprintf(why, why_size,
+                 "usable: this host runs code that a program makes, no virtualization needed");
+    return reason == NULL;
 }
 
 static struct engine *engine_create(struct memory *memory, const struct engine_options *options,
