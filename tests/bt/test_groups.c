@@ -60,7 +60,11 @@ PROGRAM(taken_over_sums,
         "mov (%rsi, %rbx), %rax; mov (%rdi), %rcx; mov 8(%rsi, %rbx), %rdx; mov 8(%rdi), %r8; "
         "mov 5(%rsi, %rbx), %r9; inc %r10");
 
-static const struct program programs[] = {P(other_base, 3),
+// So many blocks that they share slots, which hold the page that the last access begins in.
+PROGRAM(shared_slots, "\n.rept 700\n mov 0x100800, %rbx; jmp 1f; 1:\n.endr\n mov 0x100ffd, %rcx");
+
+static const struct program programs[] = {P(shared_slots, 1401),
+                                          P(other_base, 3),
                                           P(other_index, 3),
                                           P(pushes, 8, .stack = true),
                                           P(pop_base, 5),
@@ -128,7 +132,7 @@ static void test_programs(void **state)
         const struct program *p = &programs[n];
         struct rig *whole = rig_for(p), *steps = rig_for(p);
         // In the middle first and in between: the slots hold the first page.
-        for (unsigned i = 0; i < 2 * 96; i++) {
+        for (unsigned i = 0; i < (p->count > 1000 ? 4 : 2 * 96); i++) {
             const unsigned at = i % 2 ? 0xfd0 + i / 2 : 0x800;
             prepare(whole, p, at);
             prepare(steps, p, at);
