@@ -187,7 +187,7 @@ static void test_scattered(void **state)
     scatter(rig, &all[1]);
     prepare(rig, &all[1], 0);
     rig->cpu->gpr[X86_RSI] = OTHER;
-    assert_int_equal(rig_run(rig, 2), VM_EXIT_SHUTDOWN);
+    assert_int_equal(rig_run(rig, all[1].count), VM_EXIT_SHUTDOWN);
     rig_destroy(rig);
 }
 
