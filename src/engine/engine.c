@@ -3,7 +3,7 @@
 #include "engine/engine.h"
 #include <string.h>
 
-const struct engine_ops *const engines[] = {&engine_interp, &engine_bt, NULL};
+const struct engine_ops *const engines[] = {&engine_bt, &engine_interp, NULL};
 
 const struct engine_ops *engine_find(const char *name, struct error *err)
 {
