@@ -111,6 +111,7 @@ static const struct state_field cpu_fields[] = {
     CPU_TRANSIENT(interp),
     CPU_TRANSIENT(engine_vcpu),
     CPU_TRANSIENT(fpu_resident),
+    CPU_TRANSIENT(frame),
     STATE_END,
 };
 
