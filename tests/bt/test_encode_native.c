@@ -224,8 +224,9 @@ static void random_state(struct native_state *s, uint64_t *rng)
 static uint64_t place_memory(struct trial *t, struct native_state *s, uint64_t *rng)
 {
     const struct x86_insn *x = &t->x;
-    uint64_t at = (uint64_t)(uintptr_t)memory + 64 +
-                  (random_next(rng) & 63 & (random_next(rng) & 1 ? 63 : 32));
+    const uint64_t offset = random_next(rng) & 63;
+    const bool any = random_next(rng) & 1; // else one of two places
+    uint64_t at = (uint64_t)(uintptr_t)memory + 64 + (offset & (any ? 63 : 32));
     if (has_kind(t->form, X86_OPND_MOFFS)) {
         memcpy(t->s.bytes + x->len - 8, &at, 8);
         return at;

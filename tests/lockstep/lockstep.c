@@ -64,7 +64,10 @@ static uint64_t next_length(struct run *run)
     if (!plan.fixed) {
         while (UINT64_C(1) << bits < plan.stretch)
             bits++;
-        length = 1 + next_random(run) % (UINT64_C(1) << (1 + next_random(run) % bits));
+        // One after the other: a seed means the same stretches in every build.
+        const uint64_t draw = next_random(run);
+        const uint64_t magnitude = 1 + next_random(run) % bits;
+        length = 1 + draw % (UINT64_C(1) << magnitude);
         length = length < plan.stretch ? length : plan.stretch;
     }
     if (plan.instructions && length > plan.instructions - run->done)
