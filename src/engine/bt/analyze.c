@@ -5,11 +5,6 @@
 #include "x86/system.h"
 #include <string.h>
 
-const uint8_t bt_home[16] = {
-    BT_GUEST_RAX, HOST_RCX,    HOST_RDX,    HOST_RBX,    HOST_RSP, HOST_RBP, HOST_RSI, HOST_RDI,
-    HOST_R8,      BT_REG_NONE, BT_REG_NONE, BT_REG_NONE, HOST_R12, HOST_R13, HOST_R14, HOST_R15,
-};
-
 // --- kinds ----------------------------------------------------------------------------------------------------
 
 enum {

@@ -37,6 +37,13 @@
 #define BT_S2 HOST_R9
 #define BT_GUEST_RAX HOST_R10
 
+// Where translated code finds things, from the GS base.
+#define FRAME(field) (offsetof(struct x86_cpu, frame) + offsetof(struct x86_code_frame, field))
+#define GPR(n) (offsetof(struct x86_cpu, gpr) + 8 * (size_t)(n))
+
+// The host register of a guest register, or BT_REG_NONE when it is in memory (stubs.c).
+extern const uint8_t bt_home[16];
+
 #define BT_BLOCK_MAX 64 // instructions
 #define BT_CACHE_DEFAULT (UINT64_C(32) << 20)
 
@@ -185,8 +192,7 @@ struct bt_identity {
 
 struct bt_stats {
     uint64_t entries, translated, insns, host_bytes, guest_bytes, execs, steps, systems, misses,
-        fills, crossings, exits, links, branches, loads, polls, entry_checks, kills, single,
-        scattered;
+        fills, crossings, exits, links, branches, loads, polls, entry_checks, kills, scattered;
 };
 
 struct bt {
@@ -295,13 +301,13 @@ void bt_code_marked(void *opaque, gpa_t gpa);
 void bt_code_written(void *opaque, void *writer, gpa_t gpa, uint64_t size);
 
 // --- host.c
-bool bt_host_prepare(void);                  // this thread, for translated code
+bool bt_host_prepare(void); // this thread, for translated code
 // Why translated code cannot run on this host, in one line; NULL: it can.
 const char *bt_host_refuses(void);
 uint64_t bt_host_enter(struct x86_cpu *cpu); // sets the GS base; what it was is for bt_host_leave()
 void bt_host_leave(uint64_t before);
 
-// --- loop.c: the context of the processor's state
+// --- system.c: the context of the processor's state
 void bt_context_now(const struct bt_vcpu *v, struct bt_context *key);
 ALWAYS_INLINE bool bt_context_equal(const struct bt_context *a, const struct bt_context *b)
 {

@@ -377,7 +377,6 @@ static bool lag_allowed(const struct bt_tr *t, const struct bt_op *op)
     switch ((enum bt_kind)op->kind) {
     case KIND_PUSH:
     case KIND_POP:
-        return !names_rsp(&op->x);
     case KIND_NATIVE:
     case KIND_LEA:
         return !names_rsp(&op->x);

@@ -305,7 +305,7 @@ void bt_link(struct bt *bt, uint32_t number, struct bt_block *target)
 {
     struct bt_site *site = &bt->sites[number];
     uint32_t to = site->cross ? target->checked : site->flags_e ? target->entry_e : target->entry_a;
-    // Aligned so that the field lies in one cache line: translate.c.
+    // Aligned so that the field lies in one cache line: patch_align() in flow.c.
     __atomic_store_n((uint32_t *)(void *)(bt->rw + site->resume), to - (site->resume + 4),
                      __ATOMIC_RELAXED);
     // bt_kill() takes the link back. A block killed just now keeps it: its head leads on from there.

@@ -10,17 +10,9 @@
 #include "x86/hostexec.h"
 #include "x86/mem.h"
 
-#define FRAME(field) (offsetof(struct x86_cpu, frame) + offsetof(struct x86_code_frame, field))
-#define GPR(n) (offsetof(struct x86_cpu, gpr) + 8 * (n))
-
-// Guest registers that live in host registers.
-static const struct {
-    uint8_t guest, host;
-} homes[] = {
-    {X86_RAX, BT_GUEST_RAX}, {X86_RCX, HOST_RCX}, {X86_RDX, HOST_RDX}, {X86_RBX, HOST_RBX},
-    {X86_RSP, HOST_RSP},     {X86_RBP, HOST_RBP}, {X86_RSI, HOST_RSI}, {X86_RDI, HOST_RDI},
-    {X86_R8, HOST_R8},       {X86_R12, HOST_R12}, {X86_R13, HOST_R13}, {X86_R14, HOST_R14},
-    {X86_R15, HOST_R15},
+const uint8_t bt_home[16] = {
+    BT_GUEST_RAX, HOST_RCX,    HOST_RDX,    HOST_RBX,    HOST_RSP, HOST_RBP, HOST_RSI, HOST_RDI,
+    HOST_R8,      BT_REG_NONE, BT_REG_NONE, BT_REG_NONE, HOST_R12, HOST_R13, HOST_R14, HOST_R15,
 };
 static const uint8_t saved[] = {HOST_RBX, HOST_RBP, HOST_R12, HOST_R13, HOST_R14, HOST_R15};
 
@@ -105,8 +97,9 @@ static void load_and_go(struct asm_buf *b) // to S1
     asm_mem(b, false, 0x0fb7, BT_A, mem_gs(FRAME(flags))); // movzx eax, word
     asm_flags_load(b);
     asm_mem(b, false, 0x0fb7, BT_A, mem_gs(FRAME(flags)));
-    for (unsigned i = 0; i < ARRAY_SIZE(homes); i++)
-        asm_load(b, homes[i].host, mem_gs(GPR(homes[i].guest)));
+    for (unsigned i = 0; i < ARRAY_SIZE(bt_home); i++)
+        if (bt_home[i] != BT_REG_NONE)
+            asm_load(b, bt_home[i], mem_gs(GPR(i)));
     asm_reg(b, false, 0xff, 4, BT_S1); // jmp
 }
 
@@ -122,8 +115,9 @@ static uint32_t helper(struct bt *bt, struct asm_buf *b, uint64_t (*fn)(struct x
     uint8_t *leave;
     asm_nop(b, (unsigned)(-(uintptr_t)b->p & 15));
     start = offset(bt, b);
-    for (unsigned i = 0; i < ARRAY_SIZE(homes); i++)
-        asm_store(b, mem_gs(GPR(homes[i].guest)), homes[i].host);
+    for (unsigned i = 0; i < ARRAY_SIZE(bt_home); i++)
+        if (bt_home[i] != BT_REG_NONE)
+            asm_store(b, mem_gs(GPR(i)), bt_home[i]);
     asm_store16(b, mem_gs(FRAME(flags)), BT_A);
     asm_store(b, mem_gs(FRAME(scratch)), BT_S1);
     vectors_save(b);

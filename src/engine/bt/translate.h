@@ -117,7 +117,6 @@ struct bt_cold {
     uint64_t value;
     const struct bt_access *access;
     int32_t uncount; // instructions to be taken off icount
-    uint8_t *back;   // EXIT: a jump that can be patched stands here; filled when emitted
     bool trampoline; // EXIT: the patched jump is the cold code's own
 };
 enum {
@@ -170,17 +169,12 @@ struct bt_tr {
     bool failed; // out of sites, cold code or memory
 };
 
-#define FRAME(field) (offsetof(struct x86_cpu, frame) + offsetof(struct x86_code_frame, field))
-#define GPR(n) (offsetof(struct x86_cpu, gpr) + 8 * (size_t)(n))
 #define SEG(n, field) \
     (offsetof(struct x86_cpu, seg) + (n) * sizeof(struct x86_seg) + offsetof(struct x86_seg, field))
 #define SLOT_PAGE(slot) \
     (offsetof(struct x86_cpu, frame) + (slot) + offsetof(struct x86_page_slot, page))
 #define SLOT_ADDEND(slot) \
     (offsetof(struct x86_cpu, frame) + (slot) + offsetof(struct x86_page_slot, addend))
-
-// The host register of a guest register, or BT_REG_NONE when it is in memory.
-extern const uint8_t bt_home[16];
 
 ALWAYS_INLINE uint32_t tr_offset(const struct bt_tr *t, const uint8_t *p)
 {
