@@ -51,6 +51,19 @@ static void opcode(u32 size, u32 byte_opcode, u32 modrm)
     put8(modrm);
 }
 
+// LOCK 0F opcode.
+static void locked(u32 size, u32 byte_opcode, u32 modrm)
+{
+    if (size == 2)
+        put8(0x66);
+    put8(0xf0);
+    if (size == 8)
+        put8(0x48);
+    put8(0x0f);
+    put8(byte_opcode | (size > 1));
+    put8(modrm);
+}
+
 // A word of BUFFER in AX; where it goes is in DI. Stores it.
 static void put_store(enum kind kind, ulong to, u32 size)
 {
@@ -114,26 +127,12 @@ static void put_store(enum kind kind, ulong to, u32 size)
         break;
     case BY_XADD:
         opcode(size, 0x2a, 0x07);
-        if (size == 2)
-            put8(0x66);
-        put8(0xf0);
-        if (size == 8)
-            put8(0x48);
-        put8(0x0f);
-        put8(0xc0 | (size > 1));
-        put8(0x07);
+        locked(size, 0xc0, 0x07);
         break;
     case BY_CMPXCHG:
         opcode(size, 0x88, 0xc2); // DX
         opcode(size, 0x8a, 0x07);
-        if (size == 2)
-            put8(0x66);
-        put8(0xf0);
-        if (size == 8)
-            put8(0x48);
-        put8(0x0f);
-        put8(0xb0 | (size > 1));
-        put8(0x17);
+        locked(size, 0xb0, 0x17);
         break;
     default:
         opcode(size, 0x88, 0x07);

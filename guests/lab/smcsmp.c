@@ -303,21 +303,10 @@ static u32 root[1024] __attribute__((aligned(4096)));
 static u32 table[1024] __attribute__((aligned(4096)));
 static u8 bodies[4][4096] __attribute__((aligned(4096)));
 
-static void paging(bool on)
-{
-    if (on) {
-        lab_set_cr4(lab_cr4() | 0x10);
-        lab_set_cr3((ulong)root);
-        lab_set_cr0(lab_cr0() | 0x80000000);
-    } else {
-        lab_set_cr0(lab_cr0() & ~0x80000000ul);
-    }
-}
-
 static void watch_window(u32 index)
 {
     u32 known = cpus[index].counts[VECTOR_SYNC];
-    paging(true);
+    cpu_paging(root);
     __asm__ volatile("sti");
     while (!stop) {
         u32 now = cpus[index].counts[VECTOR_SYNC];
@@ -333,7 +322,7 @@ static void watch_window(u32 index)
         turns[index]++;
     }
     __asm__ volatile("cli");
-    paging(false);
+    cpu_paging(NULL);
 }
 
 static void moving(void)

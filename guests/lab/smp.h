@@ -66,6 +66,8 @@ void ipi(u32 destination, u32 command);
 // INIT, and SIPI twice; true when the processor came to the end of the trampoline.
 bool cpu_restart(u32 index);
 void cpus_find(void);
+// This processor's two-level paging with large pages, from the page directory `root`; NULL: off.
+void cpu_paging(const u32 *root);
 
 // In the order that smp_start.S stores them; of the last processor that came through the trampoline.
 struct start_state {

@@ -144,3 +144,14 @@ void cpus_find(void)
         *(volatile char *)(TRAMPOLINE + (u32)(from - trampoline)) = *from;
     apic_write(APIC_SVR, 0x1ff);
 }
+
+void cpu_paging(const u32 *root)
+{
+    if (root) {
+        lab_set_cr4(lab_cr4() | 0x10);
+        lab_set_cr3((ulong)root);
+        lab_set_cr0(lab_cr0() | 0x80000000);
+    } else {
+        lab_set_cr0(lab_cr0() & ~0x80000000ul);
+    }
+}

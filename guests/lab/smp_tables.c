@@ -54,21 +54,10 @@ static u32 table[1024] __attribute__((aligned(4096)));
 static u32 page[2][1024] __attribute__((aligned(4096)));
 static volatile u32 lost[CPUS_MAX], unset[CPUS_MAX];
 
-static void paging(bool on)
-{
-    if (on) {
-        lab_set_cr4(lab_cr4() | 0x10);
-        lab_set_cr3((ulong)root);
-        lab_set_cr0(lab_cr0() | 0x80000000);
-    } else {
-        lab_set_cr0(lab_cr0() & ~0x80000000ul);
-    }
-}
-
 static void watch(u32 index)
 {
     u32 known = cpus[index].counts[0x46];
-    paging(true);
+    cpu_paging(root);
     __asm__ volatile("sti");
     while (!stop) {
         u32 now = cpus[index].counts[0x46];
@@ -81,7 +70,7 @@ static void watch(u32 index)
         turns[index]++;
     }
     __asm__ volatile("cli");
-    paging(false);
+    cpu_paging(NULL);
 }
 
 static void shootdown(void)
@@ -124,7 +113,7 @@ static void walk_and_change(u32 index)
     u32 bit = SOFTWARE_BIT + index % 3;
     bool owner = index < 3;
     volatile u32 *entries[2] = {&table[0], &root[WINDOW >> 22]};
-    paging(true);
+    cpu_paging(root);
     barrier();
     for (u32 i = 0; i < 1000; i++) {
         volatile u32 *entry = entries[i & 1];
@@ -152,13 +141,13 @@ static void walk_and_change(u32 index)
         }
     }
     barrier();
-    paging(false);
+    cpu_paging(NULL);
 }
 
 // Nobody clears: after its own access a processor must find the bits set.
 static void walk_and_look(u32 index)
 {
-    paging(true);
+    cpu_paging(root);
     for (u32 i = 0; i < 60; i++) {
         barrier();
         if (index == 0)
@@ -173,7 +162,7 @@ static void walk_and_look(u32 index)
         unset[index] += (table[0] & want) != want;
     }
     barrier();
-    paging(false);
+    cpu_paging(NULL);
 }
 
 void smp_tables(void)
