@@ -70,14 +70,20 @@ static void x87_pointers(struct x86_cpu *cpu, const struct bt_site *site)
     }
 }
 
+// The state is exact, and the guest stands at rip.
+static void stand_at(struct x86_cpu *cpu, const struct bt_site *site, uint64_t rip)
+{
+    bt_flags_in(cpu);
+    x87_pointers(cpu, site);
+    cpu->rip = cpu->insn_rip = rip;
+    cpu->soft.insn = NULL;
+    cpu->soft.attention = 0;
+}
+
 struct bt_site *bt_arrive(struct x86_cpu *cpu)
 {
     struct bt_site *site = site_of(cpu);
-    bt_flags_in(cpu);
-    x87_pointers(cpu, site);
-    cpu->rip = cpu->insn_rip = site->block->rip + site->rip;
-    cpu->soft.insn = NULL;
-    cpu->soft.attention = 0;
+    stand_at(cpu, site, site->block->rip + site->rip);
     if (bt_of(cpu)->key.bits & BT_CTX_COUNTED)
         cpu->icount -= site->block->count - site->done;
     return site;
@@ -325,15 +331,22 @@ static void target_learn(struct bt_vcpu *v, const struct bt_block *block)
         (struct x86_branch_target){block->rip, code_at(v->bt, block->checked)};
 }
 
+// Enters the block at rip, which the guest may reach by an indirect branch again.
+static uint64_t go_here(struct bt_vcpu *v)
+{
+    struct bt_block *block = bt_block_here(v, v->context);
+    if (!block)
+        return 0;
+    target_learn(v, block);
+    return bt_enter_block(v, block);
+}
+
 uint64_t bt_on_exit(struct x86_cpu *cpu)
 {
     struct bt_vcpu *v = bt_of(cpu);
     struct bt_site *site = site_of(cpu);
     struct bt_block *block;
-    bt_flags_in(cpu);
-    x87_pointers(cpu, site);
-    cpu->rip = cpu->insn_rip = site->target;
-    cpu->soft.attention = 0;
+    stand_at(cpu, site, site->target);
     v->stats.exits++;
     block = bt_block_here(v, v->context);
     if (!block) {
@@ -351,16 +364,9 @@ uint64_t bt_on_branch(struct x86_cpu *cpu)
 {
     struct bt_vcpu *v = bt_of(cpu);
     struct bt_site *site = bt_arrive(cpu);
-    struct bt_block *block;
     v->stats.branches++;
     interp_execute(v->it, site->insn);
-    if (!may_return(cpu))
-        return 0;
-    block = bt_block_here(v, v->context);
-    if (!block)
-        return 0;
-    target_learn(v, block);
-    return bt_enter_block(v, block);
+    return may_return(cpu) ? go_here(v) : 0;
 }
 
 uint64_t bt_on_poll(struct x86_cpu *cpu)
@@ -373,18 +379,11 @@ uint64_t bt_on_poll(struct x86_cpu *cpu)
 uint64_t bt_on_entry(struct x86_cpu *cpu)
 {
     struct bt_vcpu *v = bt_of(cpu);
-    struct bt_block *block = site_of(cpu)->block;
-    bt_flags_in(cpu);
-    x87_pointers(cpu, site_of(cpu));
-    cpu->rip = cpu->insn_rip = block->rip;
-    cpu->soft.attention = 0;
+    const struct bt_site *site = site_of(cpu);
+    stand_at(cpu, site, site->block->rip);
     v->stats.entry_checks++;
     // Another block may stand here now, or the page be mapped elsewhere.
-    block = bt_block_here(v, v->context);
-    if (!block)
-        return 0;
-    target_learn(v, block);
-    return bt_enter_block(v, block);
+    return go_here(v);
 }
 
 // The registers of the block that was entered are not all in the host's.
