@@ -7,7 +7,7 @@
 // without leaving translated code. A check that fails here may fail for the instruction too or only for the
 // group's range: the interpreter finds out.
 //
-// Rule to keep: no group goes on behind an instruction that loads its segment register (analyze.c).
+// Rule to keep: no group goes on behind an instruction that loads its segment register (group.c).
 #include "engine/bt/translate.h"
 #include "x86/system.h"
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// One translation, private to the translator's files: analyze.c fills `op` and `group`, the emitters write code.
+// One translation, private to the translator's files: analyze.c fills `op`, group.c `group`, the emitters write code.
 //
-//   analyze.c   decodes, classifies, finds the accesses and which of them share a check
+//   analyze.c   decodes, classifies, finds the accesses
+//   group.c     which of them share a check
 //   access.c    memory operands: checks, page slots
 //   segment.c   ... through segments that are not flat, or by 16-bit addresses
 //   compute.c   instructions that stay in the block
@@ -228,6 +229,16 @@ bool tr_access_covered(const struct bt_tr *t, const struct bt_access *a);
 
 // --- analyze.c
 bool tr_analyze(struct bt_tr *t, const uint8_t *bytes, unsigned avail);
+// Operand description of kind `kind`, or NULL.
+ALWAYS_INLINE const struct x86_operand_desc *tr_operand(const struct x86_form *form, unsigned kind)
+{
+    for (unsigned i = 0; i < form->operand_count; i++)
+        if (form->operand[i].kind == kind)
+            return &form->operand[i];
+    return NULL;
+}
+// --- group.c: fills `group`, and each access's place in it
+void tr_group(struct bt_tr *t);
 // --- access.c: emits the check if it is due; S1, and S2 outside 64-bit code, are used up.
 struct bt_mem tr_access(struct bt_tr *t, const struct bt_access *a);
 // A check's site and cold code, `from` the jump to it.
